@@ -1,0 +1,569 @@
+# SPDX-License-Identifier: MIT
+"""Compile a `Program` to machine code: syntax tree -> LLVM IR -> object, the program at once.
+
+Everything is a 64-bit integer, so there is no type inference to do; the whole program is one
+module, so LLVM sees every callee and a change anywhere is a change of the one cached object.
+In `stepped` code a switch to the scheduler stands before every primitive and at the entry and
+return of every function (see native_shims/fiber.c).
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+
+from spfemu.engines.source import KernelFunction, Program, constant
+
+I1, I8, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
+PTR = ir.PointerType()
+WORD_PTR = I64.as_pointer()
+VOID = ir.VoidType()
+ZERO, ONE = ir.Constant(I64, 0), ir.Constant(I64, 1)
+
+
+class Step(IntEnum):
+    """Kinds of steps at which a stepped function stops; FUTEX_* are fixed by the shim."""
+
+    ENTER = 1
+    RETURN = 2
+    LOAD = 3
+    STORE = 4
+    RMW = 5
+    FENCE = 6
+    RELAX = 7
+    PAGE = 8
+    CLOCK = 9
+    FUTEX_WAIT = 20
+    FUTEX_WAKE = 21
+    PANIC = 22
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place in the source at which stepped code stops."""
+
+    function: str
+    line: int
+    primitive: str
+
+
+# name -> (ordering, step kind)
+_LOADS = {"load": "unordered", "read_once": "monotonic", "smp_load_acquire": "acquire"}
+_STORES = {"store": "unordered", "write_once": "monotonic", "smp_store_release": "release"}
+_RMW = {
+    "xchg": ("xchg", "seq_cst"),
+    "atomic_fetch_add": ("add", "seq_cst"),
+    "atomic_fetch_add_acquire": ("add", "acquire"),
+    "atomic_fetch_add_release": ("add", "release"),
+    "atomic_fetch_add_relaxed": ("add", "monotonic"),
+    "atomic_fetch_or": ("or", "seq_cst"),
+    "atomic_fetch_and": ("and", "seq_cst"),
+}
+_CMPXCHG = {
+    "cmpxchg": ("seq_cst", "acquire"),
+    "cmpxchg_acquire": ("acquire", "acquire"),
+    "cmpxchg_release": ("release", "monotonic"),
+    "cmpxchg_relaxed": ("monotonic", "monotonic"),
+}
+_FENCES = {"smp_mb": "seq_cst", "smp_rmb": "acquire", "smp_wmb": "release"}
+
+_KINDS = (
+    dict.fromkeys(_LOADS, Step.LOAD)
+    | dict.fromkeys(_STORES, Step.STORE)
+    | dict.fromkeys([*_RMW, *_CMPXCHG], Step.RMW)
+    | dict.fromkeys(_FENCES, Step.FENCE)
+    | {
+        "cpu_relax": Step.RELAX,
+        "clear_page": Step.PAGE,
+        "copy_page": Step.PAGE,
+        "read_cycles": Step.CLOCK,
+        "panic": Step.PANIC,
+    }
+)
+
+_BINARY = {
+    ast.Add: "add",
+    ast.Sub: "sub",
+    ast.Mult: "mul",
+    ast.LShift: "shl",
+    ast.RShift: "ashr",
+    ast.BitAnd: "and_",
+    ast.BitOr: "or_",
+    ast.BitXor: "xor",
+}
+_COMPARE = {
+    ast.Eq: "==",
+    ast.NotEq: "!=",
+    ast.Lt: "<",
+    ast.LtE: "<=",
+    ast.Gt: ">",
+    ast.GtE: ">=",
+}
+
+
+class Compiler:
+    """Emit one LLVM module for `program`; after `emit`, `sites` lists the stops."""
+
+    def __init__(self, program: Program, *, stepped: bool, triple: str) -> None:
+        self.program = program
+        self.stepped = stepped
+        self.triple = triple
+        self.module = ir.Module("spfemu")
+        self.module.triple = triple
+        self.functions: dict[str, ir.Function] = {}
+        self.sites: list[Site] = []
+
+    def emit(self) -> str:
+        """Return the module as LLVM assembly."""
+        for function in self.program.functions.values():
+            self.functions[function.name] = self._declare(function)
+        for function in self.program.functions.values():
+            _FunctionEmitter(self, function).emit()
+            self._emit_entry(function)
+        return str(self.module)
+
+    def site(self, function: str, line: int, primitive: str) -> ir.Constant:
+        """Register a stop and return its number."""
+        self.sites.append(Site(function, line, primitive))
+        return ir.Constant(I64, len(self.sites) - 1)
+
+    def extern(self, name: str, result: ir.Type, arguments: list[ir.Type]) -> ir.Function:
+        """Declare (once) a symbol of the shim or an LLVM intrinsic."""
+        known = self.module.globals.get(name)
+        if known is not None:
+            return known
+        return ir.Function(self.module, ir.FunctionType(result, arguments), name)
+
+    def _declare(self, function: KernelFunction) -> ir.Function:
+        result: ir.Type = I64
+        if function.results > 1:
+            result = ir.LiteralStructType([I64] * function.results)
+        signature = ir.FunctionType(result, [I64] * len(function.parameters))
+        declared = ir.Function(self.module, signature, "k_" + function.name)
+        declared.linkage = "internal"
+        declared.attributes.add("nounwind")
+        if function.slowpath:
+            declared.attributes.add("cold")
+            declared.attributes.add("noinline")
+        for argument, name in zip(declared.args, function.parameters, strict=True):
+            argument.name = name
+        return declared
+
+    def _emit_entry(self, function: KernelFunction) -> None:
+        """Emit ``e_NAME(i64 *words) -> i64``: arguments from the words, tuple results into them."""
+        entry = ir.Function(self.module, ir.FunctionType(I64, [PTR]), "e_" + function.name)
+        entry.attributes.add("noinline")
+        entry.attributes.add("optnone")
+        builder = ir.IRBuilder(entry.append_basic_block())
+        words = entry.args[0]
+
+        def at(index: int) -> ir.Value:
+            return builder.gep(words, [ir.Constant(I64, index)], source_etype=I64)
+
+        arguments = [builder.load(at(i), typ=I64) for i in range(len(function.parameters))]
+        result = builder.call(self.functions[function.name], arguments)
+        if function.results > 1:
+            for i in range(function.results):
+                builder.store(builder.extract_value(result, i), at(i))
+            result = builder.extract_value(result, 0)
+        builder.ret(result)
+
+
+class _FunctionEmitter:
+    """Emit the body of one function."""
+
+    def __init__(self, compiler: Compiler, function: KernelFunction) -> None:
+        self.compiler = compiler
+        self.function = function
+        self.target = compiler.functions[function.name]
+        entry = self.target.append_basic_block("entry")
+        self.allocas = ir.IRBuilder(entry)
+        start = self.target.append_basic_block("start")
+        self.builder = ir.IRBuilder(start)
+        self.start = start
+        self.variables: dict[str, ir.Value] = {}
+        self.loops: list[tuple[ir.Block, ir.Block]] = []
+
+    def emit(self) -> None:
+        names = [n.id for n in ast.walk(self.function.tree) if isinstance(n, ast.Name)
+                 and isinstance(n.ctx, ast.Store)]  # fmt: skip
+        for name in dict.fromkeys([*self.function.parameters, *names]):
+            self.variables[name] = self.allocas.alloca(I64, name=name)
+            self.allocas.store(ZERO, self.variables[name])
+        for argument in self.target.args:
+            self.allocas.store(argument, self.variables[argument.name])
+        if self.compiler.stepped:
+            site = self.compiler.site(self.function.name, self.function.tree.lineno, "enter")
+            self._step(Step.ENTER, site, list(self.target.args))
+        self._block(self.function.tree.body)
+        if not self.builder.block.is_terminated:
+            self._finish(self.function.tree, [])
+        self.allocas.branch(self.start)
+
+    # statements
+
+    def _block(self, body: list[ast.stmt]) -> None:
+        for statement in body:
+            if self.builder.block.is_terminated:
+                return
+            getattr(self, "_" + type(statement).__name__.lower())(statement)
+
+    def _pass(self, node: ast.Pass) -> None:
+        """Emit nothing."""
+
+    def _expr(self, node: ast.Expr) -> None:
+        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            return
+        self._value(node.value, allow_tuple=True)
+
+    def _assign(self, node: ast.Assign) -> None:
+        if len(node.targets) != 1:
+            raise self.function.error(node, "assign to one target at a time")
+        target = node.targets[0]
+        if isinstance(target, ast.Name):
+            self.builder.store(self._value(node.value), self.variables[target.id])
+            return
+        if not isinstance(target, ast.Tuple):
+            raise self.function.error(node, "only locals may be assigned; use a primitive")
+        if isinstance(node.value, ast.Tuple):
+            values = [self._value(v) for v in node.value.elts]
+        else:
+            packed = self._value(node.value, allow_tuple=True)
+            if not isinstance(packed.type, ir.LiteralStructType):
+                raise self.function.error(node, "the right side is not a tuple")
+            count = len(packed.type.elements)
+            values = [self.builder.extract_value(packed, i) for i in range(count)]
+        if len(values) != len(target.elts):
+            raise self.function.error(
+                node, f"{len(values)} results cannot fill {len(target.elts)} names"
+            )
+        for element, value in zip(target.elts, values, strict=True):
+            if not isinstance(element, ast.Name):
+                raise self.function.error(node, "only locals may be assigned; use a primitive")
+            self.builder.store(value, self.variables[element.id])
+
+    def _annassign(self, node: ast.AnnAssign) -> None:
+        if not isinstance(node.target, ast.Name) or node.value is None:
+            raise self.function.error(node, "only locals may be assigned; use a primitive")
+        self.builder.store(self._value(node.value), self.variables[node.target.id])
+
+    def _augassign(self, node: ast.AugAssign) -> None:
+        if not isinstance(node.target, ast.Name):
+            raise self.function.error(node, "only locals may be assigned; use a primitive")
+        variable = self.variables[node.target.id]
+        old = self.builder.load(variable, typ=I64)
+        self.builder.store(self._binary(node, node.op, old, node.value), variable)
+
+    def _finish(self, node: ast.AST, values: list[ir.Value]) -> None:
+        if self.compiler.stepped:
+            site = self.compiler.site(self.function.name, getattr(node, "lineno", 0), "return")
+            self._step(Step.RETURN, site, values)
+        if self.function.results > 1:
+            packed: Any = ir.Constant(self.target.ftype.return_type, ir.Undefined)
+            for i in range(self.function.results):
+                value = values[i] if values else ZERO
+                packed = self.builder.insert_value(packed, value, i)
+            self.builder.ret(packed)
+        else:
+            self.builder.ret(values[0] if values else ZERO)
+
+    def _return(self, node: ast.Return) -> None:
+        if node.value is None:
+            self._finish(node, [])
+        elif isinstance(node.value, ast.Tuple):
+            self._finish(node, [self._value(v) for v in node.value.elts])
+        else:
+            self._finish(node, [self._value(node.value)])
+
+    def _if(self, node: ast.If) -> None:
+        then = self.target.append_basic_block("then")
+        orelse = self.target.append_basic_block("else") if node.orelse else None
+        end = self.target.append_basic_block("endif")
+        self.builder.cbranch(self._condition(node.test), then, orelse or end)
+        self.builder.position_at_end(then)
+        self._block(node.body)
+        if not self.builder.block.is_terminated:
+            self.builder.branch(end)
+        if orelse is not None:
+            self.builder.position_at_end(orelse)
+            self._block(node.orelse)
+            if not self.builder.block.is_terminated:
+                self.builder.branch(end)
+        self.builder.position_at_end(end)
+
+    def _while(self, node: ast.While) -> None:
+        if node.orelse:
+            raise self.function.error(node, "'else' of a loop is outside the restricted style")
+        head = self.target.append_basic_block("while")
+        body = self.target.append_basic_block("do")
+        end = self.target.append_basic_block("done")
+        self.builder.branch(head)
+        self.builder.position_at_end(head)
+        self.builder.cbranch(self._condition(node.test), body, end)
+        self._loop(node.body, body, head, end)
+
+    def _loop(
+        self, statements: list[ast.stmt], body: ir.Block, next_: ir.Block, end: ir.Block
+    ) -> None:
+        self.builder.position_at_end(body)
+        self.loops.append((next_, end))
+        self._block(statements)
+        self.loops.pop()
+        if not self.builder.block.is_terminated:
+            self.builder.branch(next_)
+        self.builder.position_at_end(end)
+
+    def _for(self, node: ast.For) -> None:
+        call = node.iter
+        is_range = isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
+        if not is_range or call.func.id != "range" or node.orelse:  # type: ignore[attr-defined]
+            raise self.function.error(node, "'for' goes over range(...) only")
+        if not isinstance(node.target, ast.Name) or not isinstance(call, ast.Call):
+            raise self.function.error(node, "'for' takes one plain name")
+        bounds = [self._value(a) for a in call.args]
+        first, last = (ZERO, bounds[0]) if len(bounds) == 1 else (bounds[0], bounds[1])
+        if len(bounds) > 2:
+            raise self.function.error(node, "range takes a start and an end only; use 'while'")
+        counter = self.allocas.alloca(I64)
+        self.builder.store(first, counter)
+        head = self.target.append_basic_block("for")
+        body = self.target.append_basic_block("do")
+        step = self.target.append_basic_block("next")
+        end = self.target.append_basic_block("done")
+        self.builder.branch(head)
+        self.builder.position_at_end(head)
+        now = self.builder.load(counter, typ=I64)
+        self.builder.cbranch(self.builder.icmp_signed("<", now, last), body, end)
+        self.builder.position_at_end(body)
+        self.builder.store(now, self.variables[node.target.id])
+        self._loop(node.body, body, step, end)
+        self.builder.position_at_end(step)
+        self.builder.store(self.builder.add(self.builder.load(counter, typ=I64), ONE), counter)
+        self.builder.branch(head)
+        self.builder.position_at_end(end)
+
+    def _break(self, node: ast.Break) -> None:
+        self.builder.branch(self.loops[-1][1])
+
+    def _continue(self, node: ast.Continue) -> None:
+        self.builder.branch(self.loops[-1][0])
+
+    # expressions
+
+    def _condition(self, node: ast.expr) -> ir.Value:
+        """Evaluate to an i1, short-circuiting."""
+        if isinstance(node, ast.Compare) and len(node.ops) == 1:
+            left, right = self._value(node.left), self._value(node.comparators[0])
+            return self.builder.icmp_signed(_COMPARE[type(node.ops[0])], left, right)
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            return self.builder.not_(self._condition(node.operand))
+        return self.builder.icmp_signed("!=", self._value(node), ZERO)
+
+    def _value(self, node: ast.expr, *, allow_tuple: bool = False) -> ir.Value:
+        if isinstance(node, ast.Constant):
+            return ir.Constant(I64, int(node.value))
+        if isinstance(node, ast.Name) and node.id in self.variables:
+            return self.builder.load(self.variables[node.id], typ=I64)
+        if isinstance(node, ast.Name | ast.Attribute):
+            return ir.Constant(I64, constant(self.function, node, self.compiler.program.config))
+        if isinstance(node, ast.BinOp):
+            return self._binary(node, node.op, self._value(node.left), node.right)
+        if isinstance(node, ast.UnaryOp):
+            return self._unary(node)
+        if isinstance(node, ast.BoolOp):
+            return self._boolop(node)
+        if isinstance(node, ast.Compare):
+            return self._compare(node)
+        if isinstance(node, ast.IfExp):
+            return self._choose(node.test, node.body, node.orelse)
+        if isinstance(node, ast.Call):
+            result = self._call(node)
+            if isinstance(result.type, ir.LiteralStructType) and not allow_tuple:
+                raise self.function.error(node, "a tuple must be assigned to as many names")
+            return result
+        raise self.function.error(node, f"{type(node).__name__} is outside the restricted style")
+
+    def _binary(
+        self, node: ast.AST, op: ast.operator, left: ir.Value, right_node: ast.expr
+    ) -> ir.Value:
+        right = self._value(right_node)
+        name = _BINARY.get(type(op))
+        if name is not None:
+            return getattr(self.builder, name)(left, right)
+        if not isinstance(right, ir.Constant) or right.constant <= 0:
+            raise self.function.error(node, "// and % need a positive constant on the right")
+        # Python rounds down; the machine rounds to zero
+        quotient = self.builder.sdiv(left, right)
+        rest = self.builder.srem(left, right)
+        below = self.builder.zext(self.builder.icmp_signed("<", rest, ZERO), I64)
+        if isinstance(op, ast.FloorDiv):
+            return self.builder.sub(quotient, below)
+        return self.builder.add(rest, self.builder.mul(below, right))
+
+    def _unary(self, node: ast.UnaryOp) -> ir.Value:
+        if isinstance(node.op, ast.Not):
+            return self.builder.zext(self._condition(node), I64)
+        value = self._value(node.operand)
+        if isinstance(node.op, ast.Invert):
+            return self.builder.not_(value)
+        return self.builder.neg(value)
+
+    def _boolop(self, node: ast.BoolOp) -> ir.Value:
+        """Evaluate ``a or b`` and ``a and b`` to the operand that decides, as Python does."""
+        result = self.allocas.alloca(I64)
+        end = self.target.append_basic_block("decided")
+        for i, operand in enumerate(node.values):
+            value = self._value(operand)
+            self.builder.store(value, result)
+            if i == len(node.values) - 1:
+                self.builder.branch(end)
+                break
+            more = self.target.append_basic_block("more")
+            true = self.builder.icmp_signed("!=", value, ZERO)
+            if isinstance(node.op, ast.Or):
+                self.builder.cbranch(true, end, more)
+            else:
+                self.builder.cbranch(true, more, end)
+            self.builder.position_at_end(more)
+        self.builder.position_at_end(end)
+        return self.builder.load(result, typ=I64)
+
+    def _compare(self, node: ast.Compare) -> ir.Value:
+        result: Any = None
+        left = self._value(node.left)
+        # operands of a chain are all evaluated: kernel code compares locals, not calls, in chains
+        for op, comparator in zip(node.ops, node.comparators, strict=True):
+            right = self._value(comparator)
+            one = self.builder.icmp_signed(_COMPARE[type(op)], left, right)
+            result = one if result is None else self.builder.and_(result, one)
+            left = right
+        return self.builder.zext(result, I64)
+
+    def _choose(self, test: ast.expr, body: ast.expr, orelse: ast.expr) -> ir.Value:
+        result = self.allocas.alloca(I64)
+        then = self.target.append_basic_block("then")
+        other = self.target.append_basic_block("else")
+        end = self.target.append_basic_block("endif")
+        self.builder.cbranch(self._condition(test), then, other)
+        for block, value in ((then, body), (other, orelse)):
+            self.builder.position_at_end(block)
+            self.builder.store(self._value(value), result)
+            self.builder.branch(end)
+        self.builder.position_at_end(end)
+        return self.builder.load(result, typ=I64)
+
+    def _call(self, node: ast.Call) -> ir.Value:
+        assert isinstance(node.func, ast.Name)
+        name = node.func.id
+        arguments = [self._value(a) for a in node.args]
+        if name in self.compiler.functions:
+            return self.builder.call(self.compiler.functions[name], arguments)
+        if name == "range":
+            raise self.function.error(node, "range stands in 'for' only")
+        return self._primitive(node, name, arguments)
+
+    # primitives
+
+    def _primitive(self, node: ast.Call, name: str, arguments: list[ir.Value]) -> ir.Value:
+        if name in ("futex_wait", "futex_wake"):
+            return self._futex(node, name, arguments)
+        if self.compiler.stepped and name in _KINDS:
+            site = self.compiler.site(self.function.name, node.lineno, name)
+            self._step(_KINDS[name], site, arguments)
+        if name in _LOADS:
+            return self.builder.load_atomic(self._pointer(arguments[0]), _LOADS[name], 8, typ=I64)
+        if name in _STORES:
+            return self._nothing(
+                self.builder.store_atomic(
+                    arguments[1], self._pointer(arguments[0]), _STORES[name], 8
+                )
+            )
+        if name in _RMW:
+            operation, ordering = _RMW[name]
+            return self.builder.atomic_rmw(
+                operation, self._pointer(arguments[0]), arguments[1], ordering
+            )
+        if name in _CMPXCHG:
+            pair = self.builder.cmpxchg(
+                self._pointer(arguments[0]), arguments[1], arguments[2], *_CMPXCHG[name]
+            )
+            return self.builder.extract_value(pair, 0)
+        if name in _FENCES:
+            return self._nothing(self.builder.fence(_FENCES[name]))
+        return self._special(node, name, arguments)
+
+    def _special(self, node: ast.Call, name: str, arguments: list[ir.Value]) -> ir.Value:
+        module = self.compiler.module
+        if name == "cpu_relax":
+            return self._relax()
+        if name == "clear_page":
+            fill = module.declare_intrinsic("llvm.memset", [WORD_PTR, I64])
+            size = ir.Constant(I64, 4096)
+            pointer = self._pointer(arguments[0])
+            call = [pointer, ir.Constant(I8, 0), size, ir.Constant(I1, 0)]
+            return self._nothing(self.builder.call(fill, call))
+        if name == "copy_page":
+            copy = module.declare_intrinsic("llvm.memcpy", [WORD_PTR, WORD_PTR, I64])
+            pointers = [self._pointer(a) for a in arguments]
+            call = [*pointers, ir.Constant(I64, 4096), ir.Constant(I1, 0)]
+            return self._nothing(self.builder.call(copy, call))
+        if name == "read_cycles":
+            if self.compiler.stepped:
+                return self.builder.call(self.compiler.extern("spf_step_clock", I64, []), [])
+            if "x86_64" in self.compiler.triple:
+                counter = self.compiler.extern("llvm.readcyclecounter", I64, [])
+                return self.builder.call(counter, [])
+            return self.builder.call(self.compiler.extern("spf_read_cycles", I64, []), [])
+        if name == "raw_syscall":
+            call_kernel = self.compiler.extern("spf_raw_syscall", I64, [I64] * 7)
+            return self.builder.call(call_kernel, arguments)
+        if name == "panic":
+            if not self.compiler.stepped:
+                stop = self.compiler.extern("_exit", VOID, [I32])
+                self.builder.call(stop, [self.builder.trunc(arguments[0], I32)])
+            return ZERO
+        raise self.function.error(node, f"no engine knows the primitive '{name}'")
+
+    def _futex(self, node: ast.Call, name: str, arguments: list[ir.Value]) -> ir.Value:
+        if self.compiler.stepped:
+            site = self.compiler.site(self.function.name, node.lineno, name)
+            arguments = [site, *arguments]
+            name = "step_" + name
+        symbol = self.compiler.extern("spf_" + name, I64, [I64] * len(arguments))
+        return self.builder.call(symbol, arguments)
+
+    def _relax(self) -> ir.Value:
+        if "x86_64" in self.compiler.triple:
+            pause = self.compiler.extern("llvm.x86.sse2.pause", VOID, [])
+            return self._nothing(self.builder.call(pause, []))
+        if "aarch64" in self.compiler.triple:
+            hint = self.compiler.extern("llvm.aarch64.hint", VOID, [I32])
+            return self._nothing(self.builder.call(hint, [ir.Constant(I32, 1)]))
+        return ZERO
+
+    def _step(self, kind: Step, site: ir.Constant, arguments: list[ir.Value]) -> None:
+        words = [*arguments[:3], ZERO, ZERO, ZERO][:3]
+        step = self.compiler.extern("spf_step", VOID, [I64] * 5)
+        self.builder.call(step, [ir.Constant(I64, int(kind)), site, *words])
+
+    def _pointer(self, address: ir.Value) -> ir.Value:
+        return self.builder.inttoptr(address, WORD_PTR)
+
+    @staticmethod
+    def _nothing(_instruction: ir.Value) -> ir.Value:
+        return ZERO
+
+
+def optimise(assembly: str, machine: llvm.TargetMachine, level: int) -> bytes:
+    """Parse, verify and optimise LLVM assembly; return the object file."""
+    module = llvm.parse_assembly(assembly)
+    module.verify()
+    options = llvm.create_pipeline_tuning_options(speed_level=level)
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+    return machine.emit_object(module)  # type: ignore[no-any-return]

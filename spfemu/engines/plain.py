@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: MIT
+"""The plain engine: the kernel functions as ordinary Python over the ctypes shim.
+
+For reading, `pdb`, coverage and tests of the kernel's logic; about a thousand times slower than
+native, on the same segment and with the same atomics, so both kinds of workers can share one.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from typing import Any
+
+from spfemu import shims
+from spfemu.engines.source import Program
+from spfemu.primitives import PRIMITIVES
+
+
+class KernelPanic(Exception):
+    """A kernel assertion failed; `code` says which (see mm/bug.py)."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"kernel assertion {code} failed")
+        self.code = code
+
+
+def _panic(code: int) -> None:
+    raise KernelPanic(code)
+
+
+class PlainEngine:
+    """Interprets kernel functions."""
+
+    name = "plain"
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        library = shims.load()
+        bound: dict[str, Any] = {
+            name: getattr(library, "spf_" + name) for name in PRIMITIVES if name != "panic"
+        }
+        bound["panic"] = _panic
+        bound.update(program.config)
+        self.functions: dict[str, Callable[..., Any]] = {}
+        namespaces: list[dict[str, Any]] = []
+        for name, function in program.functions.items():
+            namespace = {**function.module_names, **bound}
+            python = function.python
+            code = python.__code__  # type: ignore[attr-defined]
+            self.functions[name] = types.FunctionType(code, namespace, name)
+            namespaces.append(namespace)
+        for namespace in namespaces:
+            namespace.update(self.functions)
+
+    def call(self, name: str, *arguments: int) -> int | tuple[int, ...]:
+        """Run kernel function `name`; raises KernelPanic if a kernel assertion fails."""
+        result = self.functions[name](*arguments)
+        return result if isinstance(result, tuple) else int(result or 0)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: MIT
+"""Errors that end a command, each with its documented exit code and a one-line message."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the command line returns; see docs/cli.md."""
+
+    OK = 0
+    VIOLATION = 1
+    USAGE = 2
+    ENVIRONMENT = 3
+    INCONCLUSIVE = 4
+    WORKER_DIED = 5
+    INTERRUPTED = 130
+
+
+class SpfemuError(Exception):
+    """Base of errors that a user may see; `str()` is one line that says what to do."""
+
+    exit_code = ExitCode.VIOLATION
+
+
+class ViolationError(SpfemuError):
+    """An invariant of the emulated machine does not hold."""
+
+    exit_code = ExitCode.VIOLATION
+
+
+class UsageError(SpfemuError):
+    """The command cannot mean anything as it was given."""
+
+    exit_code = ExitCode.USAGE
+
+
+class ResourceError(SpfemuError):
+    """This machine lacks something: memory, permission, a compiler."""
+
+    exit_code = ExitCode.ENVIRONMENT
+
+
+class InconclusiveError(SpfemuError):
+    """The run finished but does not show what it was meant to show."""
+
+    exit_code = ExitCode.INCONCLUSIVE
+
+
+class WorkerDiedError(SpfemuError):
+    """A worker process died or did not answer."""
+
+    exit_code = ExitCode.WORKER_DIED

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: MIT
+"""Names of everything that a CPU counts, in the order in which it is stored.
+
+The SPF names and their sites are those of the patch set (v2, include/linux/vm_event_item.h);
+names marked *own* were added so that the abort reasons always add up to ``SPF_ABORT``.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Event(IntEnum):
+    """Index into ``CPU.event``."""
+
+    PGFAULT = 0  # every fault that was taken
+    FAULT_READ = 1  # own: faults by reads
+    FAULT_WRITE = 2  # own: faults by writes
+    FAULT_CLASSIC = 3  # own: faults that took the mmap lock (fallbacks included)
+    FAULT_SIGSEGV_MAPERR = 4  # own: unmapped address
+    FAULT_SIGSEGV_ACCERR = 5  # own: access not allowed
+    FAULT_OOM = 6  # own: no frame or table
+
+    SPF_ATTEMPT = 8
+    SPF_ABORT = 9
+    SPF_ABORT_ODD = 10
+    SPF_ABORT_UNMAPPED = 11
+    SPF_ABORT_NO_SPECULATE = 12
+    SPF_ABORT_VMA_COPY = 13
+    SPF_ABORT_ACCESS_ERROR = 14
+    SPF_ABORT_PUD = 15
+    SPF_ABORT_PMD = 16
+    SPF_ABORT_ANON_VMA = 17
+    SPF_ABORT_PTE_MAP_LOCK_SEQ1 = 18
+    SPF_ABORT_PTE_MAP_LOCK_PMD = 19
+    SPF_ABORT_PTE_MAP_LOCK_PTL = 20
+    SPF_ABORT_PTE_MAP_LOCK_SEQ2 = 21
+    SPF_ABORT_OOM = 22  # own: no frame for a speculative fault is an abort, not a result
+    SPF_ATTEMPT_ANON = 23
+    SPF_ATTEMPT_PTE = 24
+    SPF_ATTEMPT_WP = 25
+
+    ANON_ZERO_PAGE = 28  # own: zero page mapped by a read
+    ANON_PAGE = 29  # own: fresh frame mapped
+    ANON_LOST = 30  # own: another CPU filled the pte first
+    WP_REUSE = 31  # own: private page made writable in place
+    WP_COPY = 32  # own: page (or zero page) copied
+    PTE_CHANGED = 33  # own: pte differed under the lock, nothing to do
+
+    CALL_MMAP = 40
+    CALL_MUNMAP = 41
+    CALL_MPROTECT = 42
+    CALL_MADVISE = 43
+    CALL_BRK = 44
+    CALL_FAILED = 45
+    VMA_MERGE = 46
+    VMA_SPLIT = 47
+    PAGES_ZAPPED = 48
+    TABLES_FREED = 49
+
+    TLB_MISS = 52
+    TLB_FLUSH = 53
+    TLB_SHOOTDOWN_SENT = 54
+    TLB_SHOOTDOWN_RECEIVED = 55
+
+    RWSEM_READ_SLOW = 60
+    RWSEM_READ_SLEEP = 61
+    RWSEM_WRITE_SLOW = 62
+    RWSEM_WRITE_SLEEP = 63
+    RWSEM_OPTIMISTIC = 64
+    RWSEM_HANDOFF = 65
+    SPIN_CONTENDED = 66
+
+    RCU_GP = 70
+    RCU_CALLBACK = 71
+    ZONE_REFILL = 72
+    ZONE_DRAIN = 73
+
+
+ABORT_REASONS = tuple(e for e in Event if e.name.startswith("SPF_ABORT_"))
+"""Their counts add up to ``Event.SPF_ABORT``."""

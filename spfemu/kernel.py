@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: MIT
+"""The mark of kernel functions.
+
+Kernel functions are written in a restricted Python that every engine can run: parameters, locals
+and results are integers that fit 64 bits (or a tuple of them as a result); statements are
+assignments, ``if``, ``while``, ``for ... in range(...)``, ``break``, ``continue``, ``return``;
+calls go to kernel functions and primitives only; other names are integer constants of their
+module (or attributes of its enums and structs).  See docs/overrides.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def kernel(function: F) -> F:
+    """Mark a kernel function; engines re-create it over their own primitives."""
+    function.__kernel__ = "inline"  # type: ignore[attr-defined]
+    return function
+
+
+def slowpath(function: F) -> F:
+    """Mark a kernel function that is off the fast path and not worth inlining."""
+    function.__kernel__ = "slowpath"  # type: ignore[attr-defined]
+    return function

@@ -1,0 +1,370 @@
+# SPDX-License-Identifier: MIT
+"""Every struct of the shared segment, declared once.
+
+A struct is a class whose attributes are fields::
+
+    class RWSEM(Struct):
+        count = word("state word", lock="atomic")
+
+After the class body has run, ``RWSEM.count`` is the *byte offset* of the field, ``RWSEM.SIZE``
+the size in bytes, ``RWSEM.dtype`` the NumPy structured dtype and ``RWSEM.FIELDS`` the
+declarations.  Kernel functions add the offset to a struct's address; the compiler folds it.
+
+All words are signed 64-bit integers: mixing signedness would make NumPy compute in ``float64``.
+A field that starts with ``line=True`` begins a new 64-byte cache line.  Fields bounce together
+exactly where they share a line, so the order of fields here is part of what is measured.
+
+The ``lock`` of a field says what must be held to write it (``atomic``: by atomic operations,
+``owner``: by the CPU that owns the block only, ``init``: before workers start).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import numpy as np
+
+WORD = 8
+CACHE_LINE = 64
+PAGE_SHIFT = 12
+PAGE_SIZE = 4096
+PAGE_MASK = -PAGE_SIZE
+
+NR_CPUS_MAX = 512
+"""Most CPUs in one segment (the width of an mm's cpumask)."""
+TLB_ENTRIES = 64
+"""Entries of the direct-mapped software TLB (the L1 data TLB of current x86 cores has 64-96)."""
+VMACACHE_SIZE = 4
+"""Entries of the per-thread VMA cache (Linux 5.12, include/linux/mm_types_task.h)."""
+HIST_SUB_BITS = 5
+HIST_BUCKETS = (64 - HIST_SUB_BITS) << HIST_SUB_BITS
+"""Buckets of a log-linear histogram with 32 steps per power of two (at most 3.2 % wide)."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One declared field: name, byte offset, number of words, what guards it, what it is."""
+
+    name: str
+    offset: int
+    words: int
+    lock: str
+    doc: str
+
+
+@dataclass(frozen=True)
+class _Declared:
+    words: int
+    lock: str
+    doc: str
+    line: bool
+
+
+def word(doc: str, *, lock: str = "init", line: bool = False, count: int = 1) -> int:
+    """Declare `count` 64-bit words; `line` starts a new cache line."""
+    return cast("int", _Declared(count, lock, doc, line))
+
+
+def embed(struct: type[Struct], doc: str, *, line: bool = False) -> int:
+    """Declare an embedded struct; its fields are reached by adding both offsets."""
+    return cast("int", _Declared(struct.SIZE // WORD, "see " + struct.__name__, doc, line))
+
+
+class Struct:
+    """Base of all layout declarations; see the module's docstring."""
+
+    SIZE: ClassVar[int] = 0
+    FIELDS: ClassVar[tuple[Field, ...]] = ()
+    ALL: ClassVar[list[type[Struct]]] = []
+    dtype: ClassVar[np.dtype[Any]]
+
+    def __init_subclass__(cls, *, size: int = 0, pad_to_line: bool = False) -> None:
+        offset = 0
+        fields = []
+        for name, declared in list(vars(cls).items()):
+            if not isinstance(declared, _Declared):
+                continue
+            if declared.line:
+                offset = -(-offset // CACHE_LINE) * CACHE_LINE
+            fields.append(Field(name, offset, declared.words, declared.lock, declared.doc))
+            setattr(cls, name, offset)
+            offset += declared.words * WORD
+        if pad_to_line:
+            offset = -(-offset // CACHE_LINE) * CACHE_LINE
+        if size and offset > size:
+            raise ValueError(f"{cls.__name__} needs {offset} bytes, more than its {size}")
+        cls.SIZE = size or offset
+        cls.FIELDS = tuple(fields)
+        cls.dtype = np.dtype(
+            {
+                "names": [f.name for f in fields],
+                "formats": ["<i8" if f.words == 1 else f"({f.words},)<i8" for f in fields],
+                "offsets": [f.offset for f in fields],
+                "itemsize": cls.SIZE,
+            }
+        )
+        Struct.ALL.append(cls)
+
+
+class RWSEM(Struct):
+    """rw_semaphore (Linux 5.12, include/linux/rwsem.h)."""
+
+    count = word("reader count and flag bits, see mm/rwsem.py", lock="atomic")
+    owner = word("CPU of the writing owner plus one, or 0", lock="count")
+    osq = word("tail of the optimistic spin queue: CPU plus one, or 0", lock="atomic")
+    wait_lock = word("spinlock over the waiter list", lock="atomic")
+    wait_head = word("first waiter (address of an RWSEM_WAITER) or 0", lock="wait_lock")
+    wait_tail = word("last waiter or 0", lock="wait_lock")
+
+
+class RWSEM_WAITER(Struct):
+    """A CPU queued on an rw_semaphore; lives in its CPU block."""
+
+    next = word("next waiter or 0", lock="wait_lock")
+    prev = word("previous waiter or 0", lock="wait_lock")
+    type = word("0 waits for reading, 1 for writing", lock="wait_lock")
+    task = word("futex word: 1 while waiting, 0 once granted or woken", lock="atomic")
+    deadline = word("cycle count after which the waiter asks for handoff", lock="owner")
+    handoff = word("1 once this waiter has set the handoff bit", lock="wait_lock")
+    cpu = word("address of the waiting CPU's block", lock="owner")
+
+
+class OSQ_NODE(Struct):
+    """Node of the optimistic spin queue (Linux 5.12, kernel/locking/osq_lock.c)."""
+
+    next = word("next node (address) or 0", lock="atomic")
+    prev = word("previous node (address) or 0", lock="atomic")
+    locked = word("1 when the queue's lock has been passed to this node", lock="atomic")
+
+
+class VMA(Struct, pad_to_line=True):
+    """vm_area_struct (Linux 5.12); 24 words, what the speculative fault copies whole.
+
+    After ``vm_area_free`` has queued the VMA, its RCU callback links overlay the first words,
+    as in the patch set: a late reader sees garbage there.
+    """
+
+    vm_start = word("first address [bytes]", lock="mmap_lock")
+    vm_end = word("address behind the last byte [bytes]", lock="mmap_lock")
+    vm_next = word("next VMA by address, or 0", lock="mmap_lock")
+    vm_prev = word("previous VMA by address, or 0", lock="mmap_lock")
+    rb_left = word("left child or 0", lock="mmap_lock")
+    rb_right = word("right child or 0", lock="mmap_lock")
+    rb_parent = word("parent or 0", lock="mmap_lock")
+    rb_color = word("0 red, 1 black", lock="mmap_lock")
+    rb_subtree_gap = word("largest gap before any VMA of this subtree [bytes]", lock="mmap_lock")
+    vm_mm = word("the mm it belongs to", lock="mmap_lock")
+    vm_page_prot = word("pte bits of a page mapped here", lock="mmap_lock")
+    vm_flags = word("VM_* bits", lock="mmap_lock")
+    anon_vma = word("ANON_VMA or 0", lock="page_table_lock and mmap_lock for reading")
+    vm_ops = word("0: anonymous", lock="mmap_lock")
+    vm_pgoff = word("page offset; address in pages for anonymous memory", lock="mmap_lock")
+    vm_file = word("0: no file", lock="mmap_lock")
+    slab_state = word("0 free, 1 in use, 2 waiting for a grace period", lock="owner")
+    generation = word("counted up each time the slab slot is handed out", lock="owner")
+
+
+class VMF(Struct):
+    """vm_fault: what one fault carries along; one per CPU block."""
+
+    vma = word("the VMA, or the address of its copy (pvma)", lock="owner")
+    flags = word("FAULT_FLAG_* bits", lock="owner")
+    address = word("page-aligned faulting address [bytes]", lock="owner")
+    pmd = word("address of the pmd entry", lock="owner")
+    orig_pmd = word("pmd entry as the walk read it", lock="owner")
+    pte = word("address of the pte, or 0", lock="owner")
+    orig_pte = word("pte as the walk read it", lock="owner")
+    ptl = word("address of the page-table lock once held", lock="owner")
+    seq = word("mmap_seq as read at the start of a speculative fault", lock="owner")
+
+
+class GATHER(Struct):
+    """mmu_gather: what an unmapper collected before its TLB flush; one per CPU block."""
+
+    mm = word("mm being unmapped", lock="owner")
+    pages = word("list of frames to free after the flush (PAGE addresses by lru)", lock="owner")
+    nr_pages = word("their number", lock="owner")
+    tables = word("list of page tables to free after the flush", lock="owner")
+    nr_tables = word("their number", lock="owner")
+    need_flush = word("a present pte was cleared", lock="owner")
+
+
+class PAGE(Struct, size=64):
+    """struct page: one cache line per frame."""
+
+    flags = word("PG_* kind of use", lock="owner of the frame")
+    refcount = word("references; 0 = free", lock="atomic")
+    mapcount = word("ptes that map the frame", lock="atomic, page-table lock")
+    mapping = word("ANON_VMA plus 1 for anonymous memory, else 0", lock="page-table lock")
+    index = word("linear page offset in its mapping", lock="page-table lock")
+    ptl = word("page tables: the split page-table lock of the entries", lock="atomic")
+    lru = word("next frame of the list that it is on, or 0", lock="list's")
+    private = word("page tables: mm; chains: next chain", lock="owner of the frame")
+
+
+class ANON_VMA(Struct):
+    """anon_vma: what groups VMAs that may share anonymous pages."""
+
+    refcount = word("VMAs that point here", lock="atomic")
+    next_free = word("next free slot", lock="anon_vma_lock")
+    generation = word("counted up each time the slot is handed out", lock="owner")
+    in_use = word("1 while handed out", lock="owner")
+
+
+class RCU_QUEUE(Struct):
+    """Callbacks of one CPU, oldest first (see mm/rcu.py)."""
+
+    head = word("oldest queued object or 0", lock="owner")
+    tail = word("newest queued object or 0", lock="owner")
+    gp = word("grace period after whose end the whole wait list may be run", lock="owner")
+    wait_head = word("objects waiting for grace period `gp`", lock="owner")
+    wait_tail = word("last of them", lock="owner")
+    nr = word("objects queued and waiting", lock="owner")
+
+
+class MM(Struct, pad_to_line=True):
+    """mm_struct (Linux 5.12 with the speculative-page-fault series applied)."""
+
+    mm_rb = word("root of the VMA tree or 0", lock="mmap_lock")
+    mmap = word("first VMA by address or 0", lock="mmap_lock")
+    vmacache_seqnum = word("counted up whenever cached VMAs become invalid", lock="mmap_lock")
+    mmap_base = word("top of the area for new mappings [bytes]", lock="init")
+    highest_vm_end = word("end of the highest VMA [bytes]", lock="mmap_lock")
+    pgd = word("address of the top-level table", lock="init")
+    id = word("index of this mm", lock="init")
+    in_use = word("1 when set up", lock="init")
+
+    mm_users = word("threads of the process", lock="atomic", line=True)
+    map_count = word("number of VMAs", lock="mmap_lock")
+    total_vm = word("pages mapped", lock="mmap_lock")
+    start_brk = word("start of the heap [bytes]", lock="init")
+    brk = word("end of the heap [bytes]", lock="mmap_lock")
+    pgtables = word("page tables in use", lock="atomic")
+    task_size = word("first address beyond user space [bytes]", lock="init")
+    mmap_min_addr = word("lowest address that may be mapped [bytes]", lock="init")
+
+    page_table_lock = word("spinlock over pgd, p4d and pud entries", lock="atomic", line=True)
+    mmap_lock = embed(RWSEM, "the mmap lock")
+    mmap_seq = word("odd while an mmap writer is inside", lock="mmap_lock for writing")
+
+    mmap_seq_own = word("mmap_seq when it has a line of its own", lock="mmap_lock", line=True)
+
+    rss_anon = word("anonymous pages mapped, as far as synced", lock="atomic", line=True)
+    tlb_gen = word("counted up before each TLB flush", lock="atomic", line=True)
+    cpumask = word("bit per CPU that runs this mm", lock="atomic", count=NR_CPUS_MAX // 64)
+
+
+class CPU(Struct, pad_to_line=True):
+    """One worker: a CPU that runs one thread of an emulated process."""
+
+    # What the owner reads on every path; constant while workers run.
+    id = word("index of this CPU", line=True)
+    mm = word("the mm that it runs")
+    system = word("address of SYSTEM")
+    vmemmap = word("address of the PAGE of frame 0")
+    frames = word("address of frame 0")
+    zero_pfn = word("address of the zero page")
+    fault_overhead = word("cycles to spin in each fault")
+    vma_slab_end = word("address behind the VMA slab")
+
+    # What the owner changes all the time and nobody else touches.
+    irqs_disabled = word("1 while interrupts are off", lock="owner", line=True)
+    rcu_nesting = word("depth of rcu_read_lock", lock="owner")
+    tlb_tag = word("generation bits that a valid TLB tag carries", lock="owner")
+    tlb_gen = word("tlb_gen of the mm at the last flush", lock="owner")
+    random = word("state of the CPU's random generator", lock="owner")
+    rss_anon = word("change of rss_anon not yet synced", lock="owner")
+    rss_events = word("changes since the last sync", lock="owner")
+    mmap_lock_held = word("0, 1 reading, 2 writing: for crash reports", lock="owner")
+    pcp_list = word("chain of free frames in use", lock="owner")
+    pcp_count = word("its length", lock="owner")
+    pcp_spare = word("second chain, full or empty", lock="owner")
+    pcp_spare_count = word("its length", lock="owner")
+    vma_list = word("cached free VMAs", lock="owner")
+    vma_count = word("their number", lock="owner")
+    fault_flags = word("FAULT_FLAG_* of the current access", lock="owner")
+
+    # What others read or write.
+    ipi_request = word("IPIs sent to this CPU", lock="atomic", line=True)
+    ipi_done = word("IPIs served", lock="owner")
+    state = word("CPU_OFFLINE, CPU_IDLE or CPU_RUNNING", lock="owner")
+    rcu_qs = word("newest grace period in which it was quiescent", lock="owner")
+    fatal_signal = word("1: killable waits end with -EINTR", lock="atomic")
+
+    # What the parent samples.
+    operations = word("operations finished", lock="owner", line=True)
+    progress = word("counted up in the worker loop, for the watchdog", lock="owner")
+    is_writer = word("1 if it runs the writer's part of the workload")
+    failed = word("errno with which the workload gave up, or 0", lock="owner")
+    failed_at = word("address or argument that goes with it", lock="owner")
+
+    vmf = embed(VMF, "the fault being handled", line=True)
+    pvma = embed(VMA, "copy of the VMA for a speculative fault", line=True)
+    gather = embed(GATHER, "the unmap being done", line=True)
+    rcu = embed(RCU_QUEUE, "RCU callbacks", line=True)
+    waiter = embed(RWSEM_WAITER, "queue entry on an rw_semaphore", line=True)
+    osq = embed(OSQ_NODE, "queue entry of the optimistic spin queue", line=True)
+    vmacache_seqnum = word("of the mm when the cache was filled", lock="owner", line=True)
+    vmacache = word("recently used VMAs", lock="owner", count=VMACACHE_SIZE)
+    workload = word("parameters and state of the workload", lock="owner", line=True, count=32)
+    event = word("event counts, see events.py", lock="owner", line=True, count=128)
+    tlb = word("(tag, pte) pairs", lock="owner", line=True, count=2 * TLB_ENTRIES)
+    pad = word("keeps blocks apart for the adjacent-line prefetcher", line=True, count=8)
+
+
+class HISTOGRAM(Struct, pad_to_line=True):
+    """Latencies of one kind on one CPU, in cycles: log-linear buckets, merged by addition."""
+
+    bucket = word("counts", lock="owner", count=HIST_BUCKETS)
+    max = word("largest value [cycles]", lock="owner")
+
+
+class SYSTEM(Struct, pad_to_line=True):
+    """The segment's header and the emulated machine's global state."""
+
+    magic = word("MAGIC", line=True)
+    layout_hash = word("LAYOUT_HASH")
+    base = word("address at which every process maps the segment")
+    size = word("its size [bytes]")
+    nr_cpus = word("CPU blocks")
+    nr_mms = word("mm_structs")
+    nr_frames = word("frames")
+    nr_vmas = word("VMA slots")
+    cpus = word("address of CPU 0")
+    mms = word("address of mm 0")
+    vmas = word("address of the VMA slab")
+    anon_vmas = word("address of the ANON_VMA slab")
+    nr_anon_vmas = word("its slots")
+    vmemmap = word("address of the PAGE of frame 0")
+    frames = word("address of frame 0")
+    zero_pfn = word("address of the zero page")
+    histograms = word("address of the first HISTOGRAM; two per CPU: faults, writer operations")
+    scratch = word("address of scratch words for tests and probes")
+    nr_scratch = word("their number")
+
+    stop = word("non-zero: workers leave their loops", lock="atomic", line=True)
+    gate = word("futex word: 0 closed, 1 open", lock="atomic", line=True)
+    ready = word("workers that wait at the gate", lock="atomic")
+
+    zone_lock = word("spinlock over the global frame pool", lock="atomic", line=True)
+    zone_chains = word("chains of PCP_BATCH frames", lock="zone_lock")
+    zone_list = word("single free frames", lock="zone_lock")
+    zone_free = word("free frames in the pool", lock="zone_lock")
+
+    vma_lock = word("spinlock over free VMA slots", lock="atomic", line=True)
+    vma_free = word("list of free VMA slots", lock="vma_lock")
+    anon_vma_lock = word("spinlock over free ANON_VMA slots", lock="atomic", line=True)
+    anon_vma_free = word("list of free slots", lock="anon_vma_lock")
+
+    rcu_gp = word("number of the running grace period", lock="atomic", line=True)
+
+
+MAGIC = 0x5350464D4D534547  # "SPFMMSEG"
+
+
+def layout_hash() -> int:
+    """Hash of all declarations, 62 bits: a segment with another one is not attached."""
+    text = repr([(s.__name__, s.SIZE, s.FIELDS) for s in Struct.ALL])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 2

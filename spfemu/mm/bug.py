@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: MIT
+"""Kernel assertions: what VM_BUG_ON checks in the kernel stops the CPU here."""
+
+from enum import IntEnum
+
+from spfemu.kernel import kernel
+from spfemu.primitives import panic
+
+
+class Bug(IntEnum):
+    """What an assertion found; a native worker exits with this code."""
+
+    SEQ_ODD_ON_ENTER = 65
+    SEQ_ODD_ON_LEAVE = 66
+    RWSEM_UNDERFLOW = 67
+    RCU_UNBALANCED = 68
+    IRQS_ALREADY_OFF = 69
+    REFCOUNT_UNDERFLOW = 70
+    RBTREE_CORRUPT = 71
+    GATHER_NESTED = 72
+    SLEEP_IN_ATOMIC = 73
+    TABLE_MISSING = 74
+
+
+@kernel
+def vm_bug_on(condition: int, code: int) -> None:
+    """Stop this CPU with `code` if `condition` holds (Linux: VM_BUG_ON_MM)."""
+    if condition != 0:
+        panic(code)

@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: MIT
+"""Build options of the emulated kernel.
+
+An engine compiles them in: a branch on one of them costs nothing in the code that runs.
+"""
+
+CONFIG_MMU_GATHER_RCU_TABLE_FREE = 1
+"""1: page tables are freed through RCU and walkers hold rcu_read_lock; 0: walkers turn interrupts
+off, which holds off the TLB-shootdown IPI that unmappers wait for."""
+
+CONFIG_MMAP_SEQ_OWN_LINE = 0
+"""1: mmap_seq has a cache line of its own instead of sharing that of mmap_lock."""
+
+CONFIG_LATENCY = 0
+"""1: every fault and every writer's call is timed into histograms."""
+
+CONFIG_FAULT_OVERHEAD = 0
+"""1: every fault spins for the number of cycles in CPU.fault_overhead."""

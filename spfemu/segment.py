@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: MIT
+"""The shared memory segment: a memfd that every worker maps at the same address.
+
+A memfd has no name in the file system, so nothing is left behind however its processes die;
+forked workers inherit the mapping, and another process attaches through ``/proc/PID/fd/N``.
+All references inside are addresses that hold in every process that has it mapped, as kernel
+pointers do, so kernel code follows them without arithmetic.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from spfemu.errors import ResourceError, UsageError
+from spfemu.layout import (
+    ANON_VMA,
+    CPU,
+    HISTOGRAM,
+    MAGIC,
+    MM,
+    NR_CPUS_MAX,
+    PAGE,
+    PAGE_SIZE,
+    SYSTEM,
+    VMA,
+    WORD,
+    Struct,
+    layout_hash,
+)
+from spfemu.mm.flags import MMAP_MIN_ADDR, TASK_SIZE, PageKind
+from spfemu.mm.irq import TLB_GENERATION
+
+BASE = 1 << 45
+SLOT = 1 << 40
+SLOTS = 32
+"""The segment is mapped at the first free of these slots (32 TiB upwards: above heaps, below
+stacks and libraries), else wherever the real kernel puts it."""
+
+PCP_BATCH = 63
+"""Frames that move between a CPU's list and the pool at once (Linux: pcp->batch)."""
+NR_SCRATCH = 512
+BRK_START = 1 << 32
+MMAP_BASE = (1 << 46) - (1 << 30)
+
+_MAP_FIXED_NOREPLACE = 0x100000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_long,
+]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How much of everything a segment holds."""
+
+    nr_cpus: int = 1
+    nr_mms: int = 1
+    nr_frames: int = 1024
+    nr_vmas: int = 256
+    nr_anon_vmas: int = 128
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.nr_cpus <= NR_CPUS_MAX:
+            raise UsageError(f"a segment holds 1 to {NR_CPUS_MAX} CPUs, not {self.nr_cpus}")
+        if not 1 <= self.nr_mms <= self.nr_cpus:
+            raise UsageError(f"{self.nr_cpus} CPUs can run 1 to {self.nr_cpus} mms")
+        if self.nr_frames < 16 + self.nr_mms:
+            raise UsageError(f"a segment needs {16 + self.nr_mms} frames or more")
+
+    def areas(self) -> dict[str, tuple[int, int]]:
+        """Return (offset, size) in bytes of each area, in order."""
+        areas = {}
+        offset = 0
+        for name, size, alignment in (
+            ("system", SYSTEM.SIZE, PAGE_SIZE),
+            ("scratch", NR_SCRATCH * WORD, 128),
+            ("cpus", CPU.SIZE * self.nr_cpus, 128),
+            ("mms", MM.SIZE * self.nr_mms, 128),
+            ("histograms", HISTOGRAM.SIZE * self.nr_cpus * 2, 128),
+            ("anon_vmas", ANON_VMA.SIZE * self.nr_anon_vmas, 128),
+            ("vmas", VMA.SIZE * self.nr_vmas, 128),
+            ("vmemmap", PAGE.SIZE * self.nr_frames, 128),
+            ("frames", PAGE_SIZE * self.nr_frames, PAGE_SIZE),
+        ):
+            offset = -(-offset // alignment) * alignment
+            areas[name] = (offset, size)
+            offset += size
+        return areas
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole segment."""
+        offset, size = self.areas()["frames"]
+        return offset + size
+
+
+class Segment:
+    """One mapped segment with NumPy views of its structs.
+
+    `system`, `cpus`, `mms`, `histograms`, `anon_vmas`, `vmas`, `pages` are structured arrays,
+    `words` is all of it as int64; all are live views.  The mapping goes with the last view.
+    """
+
+    def __init__(self, fd: int, base: int, geometry: Geometry) -> None:
+        self.fd = fd
+        self.base = base
+        self.geometry = geometry
+        self.size = geometry.size
+        buffer = (ctypes.c_int64 * (self.size // WORD)).from_address(base)
+        weakref.finalize(buffer, _libc.munmap, base, self.size)
+        self.words: NDArray[np.int64] = np.frombuffer(buffer, dtype=np.int64)
+        areas = geometry.areas()
+        self.address = {name: base + offset for name, (offset, _) in areas.items()}
+        self.system = self._view("system", SYSTEM, 1)[0]
+        self.cpus = self._view("cpus", CPU, geometry.nr_cpus)
+        self.mms = self._view("mms", MM, geometry.nr_mms)
+        self.histograms = self._view("histograms", HISTOGRAM, 2 * geometry.nr_cpus)
+        self.anon_vmas = self._view("anon_vmas", ANON_VMA, geometry.nr_anon_vmas)
+        self.vmas = self._view("vmas", VMA, geometry.nr_vmas)
+        self.pages = self._view("vmemmap", PAGE, geometry.nr_frames)
+
+    def _view(self, area: str, struct: type[Struct], count: int) -> NDArray[Any]:
+        start = (self.address[area] - self.base) // WORD
+        words = self.words[start : start + struct.SIZE * count // WORD]
+        return words.view(struct.dtype)
+
+    @classmethod
+    def create(cls, geometry: Geometry) -> Segment:
+        """Make, map, populate and initialise a segment.
+
+        Raises ResourceError when there is not enough memory.
+        """
+        size = geometry.size
+        available = _available_memory()
+        if size > available * 0.9:
+            raise ResourceError(
+                f"the segment needs {size >> 20} MiB and {available >> 20} MiB are available: "
+                "use fewer workers or a smaller --size"
+            )
+        fd = os.memfd_create("spfemu", os.MFD_CLOEXEC)
+        try:
+            os.fchmod(fd, 0o600)
+            os.ftruncate(fd, size)
+            base = _map_anywhere(fd, size)
+        except OSError as error:
+            os.close(fd)
+            raise ResourceError(f"cannot map {size >> 20} MiB: {error.strerror}") from error
+        segment = cls(fd, base, geometry)
+        segment.reset()
+        return segment
+
+    @classmethod
+    def attach(cls, path: str) -> Segment:
+        """Map the segment of another process, given as ``/proc/PID/fd/N``.
+
+        Raises UsageError if it is no segment or has another layout, ResourceError if its address
+        is taken in this process.
+        """
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror}") from error
+        header = np.frombuffer(os.pread(fd, SYSTEM.SIZE, 0).ljust(SYSTEM.SIZE, b"\0"), np.int64)
+        system = header.view(SYSTEM.dtype)[0]
+        if system["magic"] != MAGIC or system["layout_hash"] != layout_hash():
+            os.close(fd)
+            raise UsageError(f"{path} is no segment of this version of spfemu")
+        counts = [int(system[n]) for n in ("nr_cpus", "nr_mms", "nr_frames", "nr_vmas")]
+        geometry = Geometry(*counts, int(system["nr_anon_vmas"]))
+        if geometry.size != system["size"] or geometry.size > os.fstat(fd).st_size:
+            os.close(fd)
+            raise UsageError(f"{path} is cut short")
+        base = int(system["base"])
+        if _map(fd, geometry.size, base, _MAP_FIXED_NOREPLACE) != base:
+            os.close(fd)
+            raise ResourceError(f"the segment's address {base:#x} is taken in this process")
+        return cls(fd, base, geometry)
+
+    def close(self) -> None:
+        """Close the descriptor; the memory goes with the last view and the last process."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def cpu(self, index: int) -> int:
+        """Address of CPU block `index`."""
+        return self.address["cpus"] + index * CPU.SIZE
+
+    def mm(self, index: int) -> int:
+        """Address of mm `index`."""
+        return self.address["mms"] + index * MM.SIZE
+
+    def scratch(self, index: int) -> int:
+        """Address of scratch word `index`."""
+        return self.address["scratch"] + index * WORD
+
+    def word(self, address: int) -> int:
+        """Read the word at `address` (for checks at rest: no memory order)."""
+        return int(self.words[(address - self.base) // WORD])
+
+    def reset(self, seed: int = 1) -> None:
+        """Put everything but the frames' contents into the initial state.
+
+        No worker may be running.  Every CPU runs mm `index * nr_mms // nr_cpus`.
+        """
+        g = self.geometry
+        frames_at = self.address["frames"] - self.base
+        self.words[: frames_at // WORD] = 0
+        system = self.system
+        system["magic"], system["layout_hash"] = MAGIC, layout_hash()
+        system["base"], system["size"] = self.base, self.size
+        for name in ("nr_cpus", "nr_mms", "nr_frames", "nr_vmas", "nr_anon_vmas"):
+            system[name] = getattr(g, name)
+        for name in ("cpus", "mms", "vmas", "anon_vmas", "vmemmap", "frames", "histograms"):
+            system[name] = self.address[name]
+        system["zero_pfn"] = self.address["frames"]
+        system["scratch"], system["nr_scratch"] = self.address["scratch"], NR_SCRATCH
+        system["rcu_gp"] = 1
+        self._reset_cpus(seed)
+        self._reset_frames()
+        self._reset_mms()
+        _chain(self.vmas, "vm_start", self.address["vmas"], VMA.SIZE)
+        system["vma_free"] = self.address["vmas"]
+        _chain(self.anon_vmas, "next_free", self.address["anon_vmas"], ANON_VMA.SIZE)
+        system["anon_vma_free"] = self.address["anon_vmas"]
+
+    def _reset_cpus(self, seed: int) -> None:
+        g, cpus = self.geometry, self.cpus
+        index = np.arange(g.nr_cpus, dtype=np.int64)
+        cpus["id"] = index
+        cpus["mm"] = self.address["mms"] + (index * g.nr_mms // g.nr_cpus) * MM.SIZE
+        cpus["system"] = self.base
+        cpus["vmemmap"], cpus["frames"] = self.address["vmemmap"], self.address["frames"]
+        cpus["zero_pfn"] = self.address["frames"]
+        cpus["vma_slab_end"] = self.address["vmas"] + g.nr_vmas * VMA.SIZE
+        cpus["tlb_tag"] = TLB_GENERATION
+        cpus["rcu_qs"] = 1
+        # any odd spread of the seed will do; zero would stay zero in an xorshift generator
+        mixed = (index + 1) * 0x9E3779B97F4A7C1 + seed * 0x2545F4914F6CDD1
+        cpus["random"] = (mixed & ((1 << 62) - 1)) | 1
+
+    def _reset_frames(self) -> None:
+        g, pages = self.geometry, self.pages
+        first = 1 + g.nr_mms  # frame 0 is the zero page, then the top-level tables
+        pages["flags"][0] = PageKind.RESERVED
+        pages["refcount"][0] = 1
+        frames_word = (self.address["frames"] - self.base) // WORD
+        self.words[frames_word : frames_word + first * PAGE_SIZE // WORD] = 0
+        vmemmap = self.address["vmemmap"]
+        free = np.arange(first, g.nr_frames, dtype=np.int64)
+        whole = len(free) // PCP_BATCH * PCP_BATCH
+        links = vmemmap + (free + 1) * PAGE.SIZE
+        pages["lru"][first:] = links
+        pages["lru"][-1] = 0
+        heads = free[:whole:PCP_BATCH]
+        if len(heads):
+            pages["lru"][heads + PCP_BATCH - 1] = 0
+            pages["private"][heads[:-1]] = vmemmap + heads[1:] * PAGE.SIZE
+            self.system["zone_chains"] = vmemmap + int(heads[0]) * PAGE.SIZE
+        if whole < len(free):
+            self.system["zone_list"] = vmemmap + int(free[whole]) * PAGE.SIZE
+        self.system["zone_free"] = len(free)
+
+    def _reset_mms(self) -> None:
+        g, mms = self.geometry, self.mms
+        index = np.arange(g.nr_mms, dtype=np.int64)
+        mms["id"], mms["in_use"] = index, 1
+        mms["pgd"] = self.address["frames"] + (1 + index) * PAGE_SIZE
+        mms["mmap_base"], mms["task_size"] = MMAP_BASE, TASK_SIZE
+        mms["mmap_min_addr"] = MMAP_MIN_ADDR
+        mms["start_brk"] = mms["brk"] = BRK_START
+        mms["pgtables"] = 1
+        tables = self.pages[1 : 1 + g.nr_mms]
+        tables["flags"], tables["refcount"] = PageKind.TABLE, 1
+        tables["private"] = self.address["mms"] + index * MM.SIZE
+
+
+def _chain(slots: NDArray[Any], link: str, address: int, size: int) -> None:
+    """Link all slots of a slab into one free list in order of address."""
+    slots[link] = address + (np.arange(len(slots), dtype=np.int64) + 1) * size
+    slots[link][-1] = 0
+
+
+def _map(fd: int, size: int, address: int, flags: int) -> int:
+    flags |= mmap.MAP_SHARED | mmap.MAP_POPULATE
+    mapped = _libc.mmap(address or None, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, 0)
+    if mapped is None or mapped == ctypes.c_void_p(-1).value:
+        return -ctypes.get_errno()
+    if address and mapped != address:  # a kernel that does not know MAP_FIXED_NOREPLACE
+        _libc.munmap(mapped, size)
+        return -17
+    return int(mapped)
+
+
+def _map_anywhere(fd: int, size: int) -> int:
+    for slot in range(SLOTS):
+        base = _map(fd, size, BASE + slot * SLOT, _MAP_FIXED_NOREPLACE)
+        if base > 0:
+            return base
+    base = _map(fd, size, 0, 0)
+    if base < 0:
+        raise OSError(-base, os.strerror(-base))
+    return base
+
+
+def _available_memory() -> int:
+    """Bytes that may be used: free memory, and what the control group still allows."""
+    available = psutil.virtual_memory().available
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        if limit != "max":
+            available = min(available, int(limit) - used)
+    except (OSError, ValueError):
+        return available
+    return available
