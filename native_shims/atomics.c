@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Atomics of the plain engine: one compiler builtin each, so that no call mixes two orderings. */
+/* The atomics of the plain engine: each line is one function, one compiler builtin. */
 #include "spf_shims.h"
 
 #include <string.h>
@@ -11,99 +11,59 @@ static int64_t *word(int64_t addr)
 	return spf_pointer(addr);
 }
 
-int64_t spf_load(int64_t addr)
-{
-	return __atomic_load_n(word(addr), __ATOMIC_RELAXED);
-}
+#define DEFINE_LOAD(name, order)							\
+	int64_t name(int64_t addr)							\
+	{										\
+		return __atomic_load_n(word(addr), order);				\
+	}
 
-int64_t spf_read_once(int64_t addr)
-{
-	return __atomic_load_n(word(addr), __ATOMIC_RELAXED);
-}
+#define DEFINE_STORE(name, order)							\
+	void name(int64_t addr, int64_t v)						\
+	{										\
+		__atomic_store_n(word(addr), v, order);					\
+	}
 
-void spf_store(int64_t addr, int64_t v)
-{
-	__atomic_store_n(word(addr), v, __ATOMIC_RELAXED);
-}
-
-void spf_write_once(int64_t addr, int64_t v)
-{
-	__atomic_store_n(word(addr), v, __ATOMIC_RELAXED);
-}
-
-int64_t spf_smp_load_acquire(int64_t addr)
-{
-	return __atomic_load_n(word(addr), __ATOMIC_ACQUIRE);
-}
-
-void spf_smp_store_release(int64_t addr, int64_t v)
-{
-	__atomic_store_n(word(addr), v, __ATOMIC_RELEASE);
-}
-
-int64_t spf_xchg(int64_t addr, int64_t v)
-{
-	return __atomic_exchange_n(word(addr), v, __ATOMIC_SEQ_CST);
-}
+#define DEFINE_UPDATE(name, builtin, order)						\
+	int64_t name(int64_t addr, int64_t v)						\
+	{										\
+		return builtin(word(addr), v, order);					\
+	}
 
 /* The builtin stores the value it found in old when it fails, and old is that value otherwise. */
-#define DEFINE_CMPXCHG(name, order)							\
+#define DEFINE_CMPXCHG(name, order, failure_order)					\
 	int64_t name(int64_t addr, int64_t old, int64_t new_)				\
 	{										\
 		__atomic_compare_exchange_n(word(addr), &old, new_, 0, order,		\
-					    __ATOMIC_RELAXED);				\
+					    failure_order);				\
 		return old;								\
 	}
 
-DEFINE_CMPXCHG(spf_cmpxchg, __ATOMIC_SEQ_CST)
-DEFINE_CMPXCHG(spf_cmpxchg_acquire, __ATOMIC_ACQUIRE)
-DEFINE_CMPXCHG(spf_cmpxchg_release, __ATOMIC_RELEASE)
-DEFINE_CMPXCHG(spf_cmpxchg_relaxed, __ATOMIC_RELAXED)
+#define DEFINE_FENCE(name, order)							\
+	void name(void)									\
+	{										\
+		__atomic_thread_fence(order);						\
+	}
 
-int64_t spf_atomic_fetch_add(int64_t addr, int64_t v)
-{
-	return __atomic_fetch_add(word(addr), v, __ATOMIC_SEQ_CST);
-}
-
-int64_t spf_atomic_fetch_add_acquire(int64_t addr, int64_t v)
-{
-	return __atomic_fetch_add(word(addr), v, __ATOMIC_ACQUIRE);
-}
-
-int64_t spf_atomic_fetch_add_release(int64_t addr, int64_t v)
-{
-	return __atomic_fetch_add(word(addr), v, __ATOMIC_RELEASE);
-}
-
-int64_t spf_atomic_fetch_add_relaxed(int64_t addr, int64_t v)
-{
-	return __atomic_fetch_add(word(addr), v, __ATOMIC_RELAXED);
-}
-
-int64_t spf_atomic_fetch_or(int64_t addr, int64_t v)
-{
-	return __atomic_fetch_or(word(addr), v, __ATOMIC_SEQ_CST);
-}
-
-int64_t spf_atomic_fetch_and(int64_t addr, int64_t v)
-{
-	return __atomic_fetch_and(word(addr), v, __ATOMIC_SEQ_CST);
-}
-
-void spf_smp_mb(void)
-{
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-}
-
-void spf_smp_rmb(void)
-{
-	__atomic_thread_fence(__ATOMIC_ACQUIRE);
-}
-
-void spf_smp_wmb(void)
-{
-	__atomic_thread_fence(__ATOMIC_RELEASE);
-}
+DEFINE_LOAD(spf_load, __ATOMIC_RELAXED)
+DEFINE_LOAD(spf_read_once, __ATOMIC_RELAXED)
+DEFINE_LOAD(spf_smp_load_acquire, __ATOMIC_ACQUIRE)
+DEFINE_STORE(spf_store, __ATOMIC_RELAXED)
+DEFINE_STORE(spf_write_once, __ATOMIC_RELAXED)
+DEFINE_STORE(spf_smp_store_release, __ATOMIC_RELEASE)
+DEFINE_UPDATE(spf_xchg, __atomic_exchange_n, __ATOMIC_SEQ_CST)
+DEFINE_CMPXCHG(spf_cmpxchg, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE)
+DEFINE_CMPXCHG(spf_cmpxchg_acquire, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)
+DEFINE_CMPXCHG(spf_cmpxchg_release, __ATOMIC_RELEASE, __ATOMIC_RELAXED)
+DEFINE_CMPXCHG(spf_cmpxchg_relaxed, __ATOMIC_RELAXED, __ATOMIC_RELAXED)
+DEFINE_UPDATE(spf_atomic_fetch_add, __atomic_fetch_add, __ATOMIC_SEQ_CST)
+DEFINE_UPDATE(spf_atomic_fetch_add_acquire, __atomic_fetch_add, __ATOMIC_ACQUIRE)
+DEFINE_UPDATE(spf_atomic_fetch_add_release, __atomic_fetch_add, __ATOMIC_RELEASE)
+DEFINE_UPDATE(spf_atomic_fetch_add_relaxed, __atomic_fetch_add, __ATOMIC_RELAXED)
+DEFINE_UPDATE(spf_atomic_fetch_or, __atomic_fetch_or, __ATOMIC_SEQ_CST)
+DEFINE_UPDATE(spf_atomic_fetch_and, __atomic_fetch_and, __ATOMIC_SEQ_CST)
+DEFINE_FENCE(spf_smp_mb, __ATOMIC_SEQ_CST)
+DEFINE_FENCE(spf_smp_rmb, __ATOMIC_ACQUIRE)
+DEFINE_FENCE(spf_smp_wmb, __ATOMIC_RELEASE)
 
 void spf_cpu_relax(void)
 {

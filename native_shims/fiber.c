@@ -152,10 +152,11 @@ void spf_fiber_free(int64_t handle)
 {
 	struct fiber *fiber = fiber_of(handle);
 
-	if (fiber->public.state == SPF_FIBER_RUNNING)
+	if (fiber->public.state == SPF_FIBER_RUNNING || fiber->public.state == SPF_FIBER_FREED)
 		return;
 	if (fiber->public.state == SPF_FIBER_WAITING)
 		end_wait(waiter_link(fiber), -ECANCELED);
+	fiber->public.state = SPF_FIBER_FREED;
 	stack_abandoned(fiber->stack, fiber->stack_bytes);
 	if (cached == CACHED_MAX) {
 		munmap(fiber->mapping, fiber->mapping_bytes);

@@ -4,8 +4,8 @@
 #include "spf_shims.h"
 
 #include <errno.h>
+#include <linux/ioctl.h>
 #include <linux/perf_event.h>
-#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -15,11 +15,6 @@ static const uint64_t hardware_event[] = {
 	[SPF_PERF_CACHE_REFERENCES] = PERF_COUNT_HW_CACHE_REFERENCES,
 	[SPF_PERF_CACHE_MISSES] = PERF_COUNT_HW_CACHE_MISSES,
 };
-
-static int64_t result_or_errno(long ret)
-{
-	return ret < 0 ? -errno : ret;
-}
 
 int64_t spf_perf_open(int64_t kind, int64_t pid, int64_t inherit)
 {
@@ -37,23 +32,23 @@ int64_t spf_perf_open(int64_t kind, int64_t pid, int64_t inherit)
 		.exclude_hv = 1,
 	};
 
-	return result_or_errno(syscall(SYS_perf_event_open, &attr, (pid_t)pid, -1, -1,
-				       PERF_FLAG_FD_CLOEXEC));
+	return spf_raw_syscall(SYS_perf_event_open, (intptr_t)&attr, pid, -1, -1,
+			       PERF_FLAG_FD_CLOEXEC, 0);
 }
 
 int64_t spf_perf_enable(int64_t fd)
 {
-	return result_or_errno(ioctl((int)fd, PERF_EVENT_IOC_ENABLE, 0));
+	return spf_raw_syscall(SYS_ioctl, fd, PERF_EVENT_IOC_ENABLE, 0, 0, 0, 0);
 }
 
 int64_t spf_perf_disable(int64_t fd)
 {
-	return result_or_errno(ioctl((int)fd, PERF_EVENT_IOC_DISABLE, 0));
+	return spf_raw_syscall(SYS_ioctl, fd, PERF_EVENT_IOC_DISABLE, 0, 0, 0, 0);
 }
 
 int64_t spf_perf_reset(int64_t fd)
 {
-	return result_or_errno(ioctl((int)fd, PERF_EVENT_IOC_RESET, 0));
+	return spf_raw_syscall(SYS_ioctl, fd, PERF_EVENT_IOC_RESET, 0, 0, 0, 0);
 }
 
 int64_t spf_perf_read(int64_t fd)
@@ -77,5 +72,5 @@ int64_t spf_perf_read(int64_t fd)
 
 int64_t spf_perf_close(int64_t fd)
 {
-	return result_or_errno(close((int)fd));
+	return spf_raw_syscall(SYS_close, fd, 0, 0, 0, 0, 0);
 }

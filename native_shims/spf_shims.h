@@ -23,7 +23,7 @@ static inline void *spf_pointer(int64_t addr)
  * atomics.c: C11 orderings.  A seq_cst read-modify-write is totally ordered against other seq_cst
  * operations, but unlike the kernel's value-returning atomics it is no full barrier for the relaxed
  * accesses around it on arm64: code that relies on that needs spf_smp_mb() as well.  A failed
- * cmpxchg orders nothing, as in the kernel.
+ * cmpxchg is a load: acquire where success is seq_cst or acquire, else relaxed.
  */
 int64_t spf_load(int64_t addr);			/* relaxed */
 int64_t spf_read_once(int64_t addr);		/* relaxed */
@@ -50,9 +50,11 @@ void spf_clear_page(int64_t addr);		/* 4096 bytes, not atomic */
 void spf_copy_page(int64_t dst, int64_t src);	/* 4096 bytes, not atomic, no overlap */
 
 /*
- * futex.c: process-shared futexes.  The kernel compares and sleeps on the low 32 bits of the word,
+ * futex.c: any system call, returning its result or -errno, and process-shared futexes.  The kernel compares and sleeps on the low 32 bits of the word,
  * so a change confined to the high half is not seen by a waiter.
  */
+int64_t spf_raw_syscall(int64_t number, int64_t a, int64_t b, int64_t c, int64_t d, int64_t e,
+			int64_t f);
 /*
  * Sleeps while the low half of *addr equals that of expected.  timeout_ns is relative, on
  * CLOCK_MONOTONIC; negative means none.  Returns 0 when woken (perhaps spuriously), -EAGAIN when
@@ -108,6 +110,7 @@ enum spf_fiber_state {
 	SPF_FIBER_RUNNING,
 	SPF_FIBER_WAITING,	/* on a futex: a0 address, a1 expected, a2 timeout_ns */
 	SPF_FIBER_DONE,		/* result is valid */
+	SPF_FIBER_FREED = -1,	/* the handle must not be used any more */
 };
 
 enum {
@@ -131,7 +134,7 @@ struct spf_fiber {
  * -EINVAL or -ENOMEM.
  */
 int64_t spf_fiber_new(int64_t entry, int64_t args, int64_t nargs, int64_t stack_bytes);
-/* Frees a fiber in any state but RUNNING; what is on its stack is abandoned, not unwound. */
+/* Frees a fiber (not a RUNNING one); what is on its stack is abandoned, not unwound. */
 void spf_fiber_free(int64_t handle);
 /* Runs a READY fiber to its next step, wait or end; returns its state, or -EINVAL. */
 int64_t spf_fiber_resume(int64_t handle);

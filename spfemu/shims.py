@@ -65,6 +65,7 @@ class Shims:
     spf_cpu_relax: Callable[[], None]
     spf_clear_page: Callable[[int], None]
     spf_copy_page: Callable[[int, int], None]
+    spf_raw_syscall: Callable[[int, int, int, int, int, int, int], int]
     spf_futex_wait: _Ternary
     spf_futex_wake: _Binary
     spf_read_cycles: _Nullary
