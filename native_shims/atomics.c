@@ -12,22 +12,13 @@ static int64_t *word(int64_t addr)
 }
 
 #define DEFINE_LOAD(name, order)							\
-	int64_t name(int64_t addr)							\
-	{										\
-		return __atomic_load_n(word(addr), order);				\
-	}
+	int64_t name(int64_t addr) { return __atomic_load_n(word(addr), order); }
 
 #define DEFINE_STORE(name, order)							\
-	void name(int64_t addr, int64_t v)						\
-	{										\
-		__atomic_store_n(word(addr), v, order);					\
-	}
+	void name(int64_t addr, int64_t v) { __atomic_store_n(word(addr), v, order); }
 
 #define DEFINE_UPDATE(name, builtin, order)						\
-	int64_t name(int64_t addr, int64_t v)						\
-	{										\
-		return builtin(word(addr), v, order);					\
-	}
+	int64_t name(int64_t addr, int64_t v) { return builtin(word(addr), v, order); }
 
 /* The builtin stores the value it found in old when it fails, and old is that value otherwise. */
 #define DEFINE_CMPXCHG(name, order, failure_order)					\
@@ -39,10 +30,7 @@ static int64_t *word(int64_t addr)
 	}
 
 #define DEFINE_FENCE(name, order)							\
-	void name(void)									\
-	{										\
-		__atomic_thread_fence(order);						\
-	}
+	void name(void) { __atomic_thread_fence(order); }
 
 DEFINE_LOAD(spf_load, __ATOMIC_RELAXED)
 DEFINE_LOAD(spf_read_once, __ATOMIC_RELAXED)

@@ -48,27 +48,33 @@ struct context {
 #ifndef SPF_FIBER_UCONTEXT
 /* Saves the caller's registers and stack pointer to *save_sp, then continues what load_sp saved. */
 void spf_fiber_switch(void **save_sp, void *load_sp) __attribute__((visibility("hidden")));
+
+#define DEFINE_SWITCH(body)								\
+	__asm__(".pushsection .text\n"							\
+		".globl spf_fiber_switch\n"						\
+		".hidden spf_fiber_switch\n"						\
+		".type spf_fiber_switch, %function\n"					\
+		".balign 16\n"								\
+		"spf_fiber_switch:\n" body						\
+		".size spf_fiber_switch, . - spf_fiber_switch\n"			\
+		".popsection\n");
 #endif
 
 #if defined(__x86_64__) && !defined(SPF_FIBER_UCONTEXT)
 /* System V ABI: rbx, rbp, r12-r15, and the control words of SSE and x87. */
-__asm__(".pushsection .text\n"
-	".globl spf_fiber_switch\n"
-	".hidden spf_fiber_switch\n"
-	".type spf_fiber_switch, @function\n"
-	".balign 16\n"
-	"spf_fiber_switch:\n"
+DEFINE_SWITCH(
 	"	pushq %rbp; pushq %rbx; pushq %r12; pushq %r13; pushq %r14; pushq %r15\n"
 	"	subq $8, %rsp; stmxcsr (%rsp); fnstcw 4(%rsp)\n"
 	"	movq %rsp, (%rdi)\n"
 	"	movq %rsi, %rsp\n"
 	"	ldmxcsr (%rsp); fldcw 4(%rsp); addq $8, %rsp\n"
 	"	popq %r15; popq %r14; popq %r13; popq %r12; popq %rbx; popq %rbp\n"
-	"	ret\n"
-	".size spf_fiber_switch, . - spf_fiber_switch\n"
-	".popsection\n");
+	"	ret\n")
 
-/* A frame as the switch leaves it: it returns into main, which finds a null return address. */
+/*
+ * A frame as the switch leaves it: control words, six registers, the address to return to (main's),
+ * and above it, where main looks for its own return address, a null that ends backtraces.
+ */
 static void *first_frame(char *stack_top, void (*main)(void))
 {
 	uint64_t *sp = (uint64_t *)stack_top - 9;
@@ -82,12 +88,7 @@ static void *first_frame(char *stack_top, void (*main)(void))
 }
 #elif defined(__aarch64__) && !defined(SPF_FIBER_UCONTEXT)
 /* AAPCS64: x19-x28, frame pointer x29, return address x30, and the low halves of v8-v15. */
-__asm__(".pushsection .text\n"
-	".globl spf_fiber_switch\n"
-	".hidden spf_fiber_switch\n"
-	".type spf_fiber_switch, %function\n"
-	".balign 16\n"
-	"spf_fiber_switch:\n"
+DEFINE_SWITCH(
 	"	sub sp, sp, #160\n"
 	"	stp x19, x20, [sp, #0]; stp x21, x22, [sp, #16]; stp x23, x24, [sp, #32]\n"
 	"	stp x25, x26, [sp, #48]; stp x27, x28, [sp, #64]; stp x29, x30, [sp, #80]\n"
@@ -101,11 +102,9 @@ __asm__(".pushsection .text\n"
 	"	ldp d8, d9, [sp, #96]; ldp d10, d11, [sp, #112]\n"
 	"	ldp d12, d13, [sp, #128]; ldp d14, d15, [sp, #144]\n"
 	"	add sp, sp, #160\n"
-	"	ret\n"
-	".size spf_fiber_switch, . - spf_fiber_switch\n"
-	".popsection\n");
+	"	ret\n")
 
-/* A frame as the switch leaves it: it returns into main, with a null frame pointer. */
+/* A frame as the switch leaves it: null registers, but x30, to which it returns, is main. */
 static void *first_frame(char *stack_top, void (*main)(void))
 {
 	uint64_t *sp = (uint64_t *)stack_top - 20;

@@ -20,6 +20,7 @@ PERF_CYCLES, PERF_INSTRUCTIONS, PERF_CACHE_REFERENCES, PERF_CACHE_MISSES = range
 
 # enum spf_fiber_state
 FIBER_READY, FIBER_RUNNING, FIBER_WAITING, FIBER_DONE = range(4)
+FIBER_FREED = -1
 
 # struct spf_fiber: the int64 words at a fiber's handle
 FIBER_FIELDS = ("state", "kind", "site", "a0", "a1", "a2", "result", "wake_result", "steps")
