@@ -2,7 +2,8 @@
 """Names of everything that a CPU counts, in the order in which it is stored.
 
 The SPF names and their sites are those of the patch set (v2, include/linux/vm_event_item.h);
-names marked *own* were added so that the abort reasons always add up to ``SPF_ABORT``.
+names marked *own* were added.  The ``SPF_ABORT_*`` always add up to ``SPF_ABORT``: the paths on
+which the patch set aborts without a reason are not reachable here.
 """
 
 from __future__ import annotations
@@ -35,7 +36,6 @@ class Event(IntEnum):
     SPF_ABORT_PTE_MAP_LOCK_PMD = 19
     SPF_ABORT_PTE_MAP_LOCK_PTL = 20
     SPF_ABORT_PTE_MAP_LOCK_SEQ2 = 21
-    SPF_ABORT_OOM = 22  # own: no frame for a speculative fault is an abort, not a result
     SPF_ATTEMPT_ANON = 23
     SPF_ATTEMPT_PTE = 24
     SPF_ATTEMPT_WP = 25

@@ -32,6 +32,8 @@ PAGE_SHIFT = 12
 PAGE_SIZE = 4096
 PAGE_MASK = -PAGE_SIZE
 
+CPUMASK_SHIFT = 5
+"""An mm's cpumask has 32 CPUs in a word: the sign bit stays out of the way of shifts."""
 NR_CPUS_MAX = 512
 """Most CPUs in one segment (the width of an mm's cpumask)."""
 TLB_ENTRIES = 64
@@ -253,7 +255,7 @@ class MM(Struct, pad_to_line=True):
 
     rss_anon = word("anonymous pages mapped, as far as synced", lock="atomic", line=True)
     tlb_gen = word("counted up before each TLB flush", lock="atomic", line=True)
-    cpumask = word("bit per CPU that runs this mm", lock="atomic", count=NR_CPUS_MAX // 64)
+    cpumask = word("bit per CPU that runs this mm", lock="atomic", count=NR_CPUS_MAX // 32)
 
 
 class CPU(Struct, pad_to_line=True):

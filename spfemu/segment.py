@@ -39,6 +39,7 @@ from spfemu.layout import (
 )
 from spfemu.mm.flags import MMAP_MIN_ADDR, TASK_SIZE, PageKind
 from spfemu.mm.irq import TLB_GENERATION
+from spfemu.mm.page_alloc import PCP_BATCH
 
 BASE = 1 << 45
 SLOT = 1 << 40
@@ -46,8 +47,6 @@ SLOTS = 32
 """The segment is mapped at the first free of these slots (32 TiB upwards: above heaps, below
 stacks and libraries), else wherever the real kernel puts it."""
 
-PCP_BATCH = 63
-"""Frames that move between a CPU's list and the pool at once (Linux: pcp->batch)."""
 NR_SCRATCH = 512
 BRK_START = 1 << 32
 MMAP_BASE = (1 << 46) - (1 << 30)

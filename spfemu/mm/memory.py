@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: MIT
+"""What a fault on anonymous memory does once its VMA is known: Linux 5.12, mm/memory.c.
+
+The same code serves locked and speculative faults.  What differs stands behind two gates that
+each protocol defines, ``pte_map_lock`` and ``pte_spinlock``: they take the page-table lock and
+tell whether the fault may still commit.
+
+The fault travels in a VMF (vm_fault) in the CPU block; its ``vma`` is the real VMA under the mmap
+lock, or the CPU's copy of it when speculating.
+"""
+
+from typing import TYPE_CHECKING
+
+from spfemu.events import Event
+from spfemu.kernel import kernel
+from spfemu.layout import CPU, MM, PAGE, PAGE_SHIFT, VMA, VMF
+from spfemu.mm.flags import PTE_ADDR_MASK, FaultFlag, PageKind, Pte, Vm, VmFault
+from spfemu.mm.page_alloc import (
+    alloc_page,
+    alloc_zeroed_page,
+    free_page,
+    get_page,
+    page_address,
+    put_page,
+    virt_to_page,
+)
+from spfemu.mm.pgtable import (
+    alloc_pmd,
+    pte_lockptr,
+    pte_offset,
+    set_pte,
+    table_alloc,
+)
+from spfemu.mm.rmap import anon_vma_prepare
+from spfemu.mm.spinlock import spin_lock, spin_unlock
+from spfemu.mm.tlb import flush_tlb_mm
+from spfemu.mm.vmstat import count_vm_event
+from spfemu.primitives import (
+    atomic_fetch_add_relaxed,
+    clear_page,
+    copy_page,
+    load,
+    read_once,
+    store,
+)
+
+if TYPE_CHECKING:  # defined by the protocol
+    from spfemu.protocols.classic import pte_map_lock, pte_spinlock
+
+RSS_SYNC = 64
+"""Changes of a CPU's rss between syncs (Linux 5.12: TASK_RSS_EVENTS_THRESH)."""
+WRITABLE = int(Pte.RW | Pte.DIRTY | Pte.ACCESSED)
+SPECULATIVE = int(FaultFlag.SPECULATIVE)
+
+
+@kernel
+def access_error(vm_flags: int, flags: int) -> int:
+    """Tell whether the VMA forbids the access (arch/x86/mm/fault.c: access_error)."""
+    if flags & FaultFlag.WRITE:
+        return (vm_flags & Vm.WRITE) == 0
+    return (vm_flags & (Vm.READ | Vm.WRITE | Vm.EXEC)) == 0
+
+
+@kernel
+def handle_mm_fault(cpu: int, mm: int, vma: int, address: int, flags: int) -> int:
+    """Handle a fault under the mmap lock; returns VM_FAULT_* bits.
+
+    Source: __handle_mm_fault.  Missing tables are allocated here; no huge pages.
+    """
+    vmf = cpu + CPU.vmf
+    store(vmf + VMF.vma, vma)
+    store(vmf + VMF.address, address)
+    store(vmf + VMF.flags, flags)
+    slot = alloc_pmd(cpu, mm, address)
+    if slot == 0:
+        return VmFault.OOM
+    pmd = read_once(slot)
+    if pmd == 0:
+        pmd = table_alloc(cpu, mm, slot)
+        if pmd == 0:
+            return VmFault.OOM
+    store(vmf + VMF.pmd, slot)
+    store(vmf + VMF.orig_pmd, pmd)
+    pte = pte_offset(pmd, address)
+    orig_pte = read_once(pte)
+    store(vmf + VMF.orig_pte, orig_pte)
+    store(vmf + VMF.pte, pte if orig_pte != 0 else 0)
+    return handle_pte_fault(cpu, vmf)
+
+
+@kernel
+def handle_pte_fault(cpu: int, vmf: int) -> int:
+    """Dispatch on the pte that the walk read; returns VM_FAULT_* bits."""
+    if load(vmf + VMF.pte) == 0:
+        return do_anonymous_page(cpu, vmf)
+    if load(vmf + VMF.flags) & SPECULATIVE:
+        count_vm_event(cpu, Event.SPF_ATTEMPT_PTE)
+    if pte_spinlock(cpu, vmf) == 0:
+        return VmFault.RETRY
+    pte = load(vmf + VMF.pte)
+    entry = read_once(pte)
+    if entry != load(vmf + VMF.orig_pte):
+        # another CPU changed it first: the access is tried again and faults again if it must
+        count_vm_event(cpu, Event.PTE_CHANGED)
+        spin_unlock(load(vmf + VMF.ptl))
+        return 0
+    if load(vmf + VMF.flags) & FaultFlag.WRITE:
+        if (entry & Pte.RW) == 0:
+            return do_wp_page(cpu, vmf)
+        entry = entry | Pte.DIRTY
+    set_pte(pte, entry | Pte.ACCESSED)
+    spin_unlock(load(vmf + VMF.ptl))
+    return 0
+
+
+@kernel
+def do_anonymous_page(cpu: int, vmf: int) -> int:
+    """Fill an empty pte: reads map the zero page, writes a fresh zeroed frame."""
+    flags = load(vmf + VMF.flags)
+    if flags & SPECULATIVE:
+        count_vm_event(cpu, Event.SPF_ATTEMPT_ANON)
+    if flags & FaultFlag.WRITE:
+        return do_anonymous_write(cpu, vmf)
+    prot = load(load(vmf + VMF.vma) + VMA.vm_page_prot)
+    if pte_map_lock(cpu, vmf) == 0:
+        return VmFault.RETRY
+    pte = load(vmf + VMF.pte)
+    if read_once(pte) == 0:
+        set_pte(pte, load(cpu + CPU.zero_pfn) | prot | Pte.SPECIAL)
+        count_vm_event(cpu, Event.ANON_ZERO_PAGE)
+    else:
+        count_vm_event(cpu, Event.ANON_LOST)
+    spin_unlock(load(vmf + VMF.ptl))
+    return 0
+
+
+@kernel
+def do_anonymous_write(cpu: int, vmf: int) -> int:
+    """Allocate and clear before the gate, map behind it."""
+    result = vmf_anon_vma_prepare(cpu, vmf)
+    if result != 0:
+        return result
+    vma = load(vmf + VMF.vma)
+    page = alloc_zeroed_page(cpu, PageKind.ANON)
+    if page == 0:
+        return VmFault.OOM
+    if pte_map_lock(cpu, vmf) == 0:
+        put_new_page(cpu, page)
+        return VmFault.RETRY
+    pte = load(vmf + VMF.pte)
+    if read_once(pte) != 0:
+        count_vm_event(cpu, Event.ANON_LOST)
+        spin_unlock(load(vmf + VMF.ptl))
+        put_new_page(cpu, page)
+        return 0
+    inc_mm_counter_fast(cpu)
+    page_add_new_anon_rmap(page, vma, load(vmf + VMF.address))
+    set_pte(pte, page_address(cpu, page) | load(vma + VMA.vm_page_prot) | WRITABLE)
+    count_vm_event(cpu, Event.ANON_PAGE)
+    spin_unlock(load(vmf + VMF.ptl))
+    return 0
+
+
+@kernel
+def vmf_anon_vma_prepare(cpu: int, vmf: int) -> int:
+    """See that the VMA has an anon_vma; returns 0 or VM_FAULT_* bits.
+
+    A speculative fault may not make one: that looks at neighbouring VMAs.
+    """
+    vma = load(vmf + VMF.vma)
+    if load(vma + VMA.anon_vma) != 0:
+        return 0
+    if load(vmf + VMF.flags) & SPECULATIVE:
+        count_vm_event(cpu, Event.SPF_ABORT_ANON_VMA)
+        return VmFault.RETRY
+    if anon_vma_prepare(cpu, vma) != 0:
+        return VmFault.OOM
+    return 0
+
+
+@kernel
+def do_wp_page(cpu: int, vmf: int) -> int:
+    """Handle a write to a present read-only pte; the page-table lock is held and validated.
+
+    A page that nobody else refers to is made writable in place; else, and for the zero page, the
+    lock is dropped and a copy made.
+    """
+    if load(vmf + VMF.flags) & SPECULATIVE:
+        count_vm_event(cpu, Event.SPF_ATTEMPT_WP)
+    entry = load(vmf + VMF.orig_pte)
+    if entry & Pte.SPECIAL:
+        spin_unlock(load(vmf + VMF.ptl))
+        store(vmf + VMF.pte, 0)
+        return wp_page_copy(cpu, vmf, 0)
+    page = virt_to_page(cpu, entry & PTE_ADDR_MASK)
+    if read_once(page + PAGE.refcount) == 1:
+        set_pte(load(vmf + VMF.pte), entry | WRITABLE)
+        count_vm_event(cpu, Event.WP_REUSE)
+        spin_unlock(load(vmf + VMF.ptl))
+        return 0
+    get_page(page)
+    spin_unlock(load(vmf + VMF.ptl))
+    store(vmf + VMF.pte, 0)
+    result = wp_page_copy(cpu, vmf, page)
+    put_page(cpu, page)
+    return result
+
+
+@kernel
+def wp_page_copy(cpu: int, vmf: int, old: int) -> int:
+    """Copy `old` (0: the zero page) to a fresh frame and map that, if nothing changed meanwhile.
+
+    Passes the gate a second time: the page-table lock was dropped for the copy.
+    """
+    result = vmf_anon_vma_prepare(cpu, vmf)
+    if result != 0:
+        return result
+    vma = load(vmf + VMF.vma)
+    page = alloc_page(cpu, PageKind.ANON)
+    if page == 0:
+        return VmFault.OOM
+    if old == 0:
+        clear_page(page_address(cpu, page))
+    else:
+        copy_page(page_address(cpu, page), page_address(cpu, old))
+    if pte_map_lock(cpu, vmf) == 0:
+        put_new_page(cpu, page)
+        return VmFault.RETRY
+    pte = load(vmf + VMF.pte)
+    if read_once(pte) != load(vmf + VMF.orig_pte):
+        count_vm_event(cpu, Event.PTE_CHANGED)
+        spin_unlock(load(vmf + VMF.ptl))
+        put_new_page(cpu, page)
+        return 0
+    # no CPU may go on reading the old frame once the new one can be written
+    set_pte(pte, 0)
+    flush_tlb_mm(cpu, load(cpu + CPU.mm))
+    page_add_new_anon_rmap(page, vma, load(vmf + VMF.address))
+    set_pte(pte, page_address(cpu, page) | load(vma + VMA.vm_page_prot) | WRITABLE)
+    count_vm_event(cpu, Event.WP_COPY)
+    if old == 0:
+        inc_mm_counter_fast(cpu)
+    else:
+        page_remove_rmap(old)
+    spin_unlock(load(vmf + VMF.ptl))
+    if old != 0:
+        put_page(cpu, old)
+    return 0
+
+
+@kernel
+def put_new_page(cpu: int, page: int) -> None:
+    """Give back a frame that was allocated for a fault and never mapped."""
+    store(page + PAGE.refcount, 0)
+    free_page(cpu, page)
+
+
+@kernel
+def page_add_new_anon_rmap(page: int, vma: int, address: int) -> None:
+    """Say where a fresh frame is mapped; under the page-table lock (mm/rmap.c)."""
+    store(page + PAGE.mapcount, 1)
+    store(page + PAGE.mapping, load(vma + VMA.anon_vma) | 1)
+    store(page + PAGE.index, linear_page_index(vma, address))
+
+
+@kernel
+def linear_page_index(vma: int, address: int) -> int:
+    """Offset of `address` in the mapping, in pages."""
+    return ((address - load(vma + VMA.vm_start)) >> PAGE_SHIFT) + load(vma + VMA.vm_pgoff)
+
+
+@kernel
+def page_remove_rmap(page: int) -> None:
+    """Count one mapping less; under the page-table lock."""
+    atomic_fetch_add_relaxed(page + PAGE.mapcount, -1)
+
+
+@kernel
+def inc_mm_counter_fast(cpu: int) -> None:
+    """Count one more anonymous page, in the CPU first (Linux 5.12: SPLIT_RSS_COUNTING)."""
+    store(cpu + CPU.rss_anon, load(cpu + CPU.rss_anon) + 1)
+    events = load(cpu + CPU.rss_events) + 1
+    if events >= RSS_SYNC:
+        sync_mm_rss(cpu)
+        events = 0
+    store(cpu + CPU.rss_events, events)
+
+
+@kernel
+def sync_mm_rss(cpu: int) -> None:
+    """Add the CPU's change of rss to the mm's."""
+    delta = load(cpu + CPU.rss_anon)
+    if delta != 0:
+        atomic_fetch_add_relaxed(load(cpu + CPU.mm) + MM.rss_anon, delta)
+        store(cpu + CPU.rss_anon, 0)
+
+
+@kernel
+def pte_map_lock_nonspec(cpu: int, vmf: int) -> int:
+    """Take the page-table lock of a fault that holds the mmap lock; always succeeds."""
+    address = load(vmf + VMF.address)
+    pmd = read_once(load(vmf + VMF.pmd))
+    ptl = pte_lockptr(cpu, pmd)
+    store(vmf + VMF.pte, pte_offset(pmd, address))
+    store(vmf + VMF.ptl, ptl)
+    spin_lock(cpu, ptl)
+    return 1

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: MIT
+"""Frames: per-CPU free lists over a global pool (Linux 5.12, mm/page_alloc.c: rmqueue_pcplist).
+
+A CPU has a list that it allocates from and frees to, and a spare one that is empty or full; a full
+list moves to or from the pool as one chain, so the pool's lock is taken once in PCP_BATCH frames.
+Differs from the buddy allocator in that only single frames exist, and in that an empty pool is out
+of memory although other CPUs still hold up to two lists each.
+"""
+
+from spfemu.events import Event
+from spfemu.kernel import kernel, slowpath
+from spfemu.layout import CPU, PAGE, PAGE_SHIFT, SYSTEM
+from spfemu.mm.bug import Bug, vm_bug_on
+from spfemu.mm.flags import PageKind
+from spfemu.mm.spinlock import spin_lock, spin_unlock
+from spfemu.mm.vmstat import count_vm_event
+from spfemu.primitives import (
+    atomic_fetch_add,
+    atomic_fetch_add_relaxed,
+    clear_page,
+    load,
+    store,
+)
+
+PCP_BATCH = 63
+"""Frames that move between a CPU's list and the pool at once (Linux: pcp->batch)."""
+PAGE_STRUCT_SHIFT = 6  # struct page is one cache line
+
+
+@kernel
+def page_address(cpu: int, page: int) -> int:
+    """Address of the frame that `page` describes."""
+    index = (page - load(cpu + CPU.vmemmap)) >> PAGE_STRUCT_SHIFT
+    return load(cpu + CPU.frames) + (index << PAGE_SHIFT)
+
+
+@kernel
+def virt_to_page(cpu: int, address: int) -> int:
+    """Return the PAGE of the frame at or around `address`."""
+    index = (address - load(cpu + CPU.frames)) >> PAGE_SHIFT
+    return load(cpu + CPU.vmemmap) + (index << PAGE_STRUCT_SHIFT)
+
+
+@kernel
+def alloc_page(cpu: int, kind: int) -> int:
+    """Take a frame with one reference; returns its PAGE, or 0 when there is none.
+
+    The contents are what the last user left.
+    """
+    page = load(cpu + CPU.pcp_list)
+    if page == 0:
+        page = rmqueue_bulk(cpu)
+        if page == 0:
+            return 0
+    store(cpu + CPU.pcp_list, load(page + PAGE.lru))
+    store(cpu + CPU.pcp_count, load(cpu + CPU.pcp_count) - 1)
+    store(page + PAGE.flags, kind)
+    store(page + PAGE.refcount, 1)
+    return page
+
+
+@kernel
+def alloc_zeroed_page(cpu: int, kind: int) -> int:
+    """Take a frame and clear it; returns its PAGE or 0."""
+    page = alloc_page(cpu, kind)
+    if page != 0:
+        clear_page(page_address(cpu, page))
+    return page
+
+
+@slowpath
+def rmqueue_bulk(cpu: int) -> int:
+    """Refill the CPU's empty list; returns its first frame or 0."""
+    spare = load(cpu + CPU.pcp_spare)
+    if spare != 0:
+        store(cpu + CPU.pcp_list, spare)
+        store(cpu + CPU.pcp_count, PCP_BATCH)
+        store(cpu + CPU.pcp_spare, 0)
+        store(cpu + CPU.pcp_spare_count, 0)
+        return spare
+    count_vm_event(cpu, Event.ZONE_REFILL)
+    system = load(cpu + CPU.system)
+    spin_lock(cpu, system + SYSTEM.zone_lock)
+    count = 0
+    page = load(system + SYSTEM.zone_chains)
+    if page != 0:
+        store(system + SYSTEM.zone_chains, load(page + PAGE.private))
+        count = PCP_BATCH
+    else:
+        # what is left over when the frames do not divide into whole chains
+        page = load(system + SYSTEM.zone_list)
+        store(system + SYSTEM.zone_list, 0)
+        rest = page
+        while rest != 0:
+            count += 1
+            rest = load(rest + PAGE.lru)
+    store(system + SYSTEM.zone_free, load(system + SYSTEM.zone_free) - count)
+    spin_unlock(system + SYSTEM.zone_lock)
+    store(cpu + CPU.pcp_list, page)
+    store(cpu + CPU.pcp_count, count)
+    return page
+
+
+@kernel
+def free_page(cpu: int, page: int) -> None:
+    """Give back a frame that nobody can reach any more."""
+    if load(cpu + CPU.pcp_count) >= PCP_BATCH:
+        free_pcppages_bulk(cpu)
+    store(page + PAGE.flags, PageKind.FREE)
+    store(page + PAGE.lru, load(cpu + CPU.pcp_list))
+    store(cpu + CPU.pcp_list, page)
+    store(cpu + CPU.pcp_count, load(cpu + CPU.pcp_count) + 1)
+
+
+@slowpath
+def free_pcppages_bulk(cpu: int) -> None:
+    """Make room: the full list becomes the spare one, and a full spare one goes to the pool."""
+    spare = load(cpu + CPU.pcp_spare)
+    if spare != 0:
+        count_vm_event(cpu, Event.ZONE_DRAIN)
+        system = load(cpu + CPU.system)
+        spin_lock(cpu, system + SYSTEM.zone_lock)
+        store(spare + PAGE.private, load(system + SYSTEM.zone_chains))
+        store(system + SYSTEM.zone_chains, spare)
+        store(system + SYSTEM.zone_free, load(system + SYSTEM.zone_free) + PCP_BATCH)
+        spin_unlock(system + SYSTEM.zone_lock)
+    store(cpu + CPU.pcp_spare, load(cpu + CPU.pcp_list))
+    store(cpu + CPU.pcp_spare_count, PCP_BATCH)
+    store(cpu + CPU.pcp_list, 0)
+    store(cpu + CPU.pcp_count, 0)
+
+
+@kernel
+def get_page(page: int) -> None:
+    """Take another reference to a frame that is known to have one."""
+    atomic_fetch_add_relaxed(page + PAGE.refcount, 1)
+
+
+@kernel
+def put_page(cpu: int, page: int) -> None:
+    """Drop a reference; the last one frees the frame.
+
+    Fully ordered: each holder's accesses come before the reuse by whoever drops the last one.
+    """
+    old = atomic_fetch_add(page + PAGE.refcount, -1)
+    vm_bug_on(old < 1, Bug.REFCOUNT_UNDERFLOW)
+    if old == 1:
+        free_page(cpu, page)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: MIT
+"""What a worker process runs: one CPU that repeats the workload's operation until told to stop."""
+
+from typing import TYPE_CHECKING
+
+from spfemu.kernel import kernel
+from spfemu.layout import CPU, CPUMASK_SHIFT, MM, SYSTEM, WORD
+from spfemu.mm.config import CONFIG_LATENCY
+from spfemu.mm.irq import CpuState
+from spfemu.mm.latency import WRITER_LATENCY, record_latency
+from spfemu.mm.memory import sync_mm_rss
+from spfemu.mm.rcu import rcu_barrier
+from spfemu.mm.sched import cond_resched, cpu_idle_enter, cpu_idle_exit
+from spfemu.primitives import atomic_fetch_or, load, read_cycles, read_once, smp_mb, store
+
+if TYPE_CHECKING:  # defined by the workload
+    from spfemu.workloads.page_fault1 import workload_op, workload_setup
+    from spfemu.workloads.mixed import writer_op, writer_setup
+
+
+@kernel
+def cpu_online(cpu: int) -> None:
+    """Start running the mm: from here on flushes and grace periods wait for this CPU."""
+    index = load(cpu + CPU.id)
+    mm = load(cpu + CPU.mm)
+    # the fence in cpu_idle_exit orders this before the first use of the mm
+    atomic_fetch_or(mm + MM.cpumask + (index >> CPUMASK_SHIFT) * WORD, 1 << (index & 31))
+    smp_mb()
+    cpu_idle_exit(cpu)
+
+
+@kernel
+def cpu_offline(cpu: int) -> None:
+    """Stop running: settle the CPU's accounts and let nobody wait for it any more."""
+    sync_mm_rss(cpu)
+    cpu_idle_enter(cpu)
+
+
+@kernel
+def worker_setup(cpu: int) -> int:
+    """Bring the CPU up and run the workload's preparation; returns 0 or a negative errno."""
+    cpu_online(cpu)
+    if load(cpu + CPU.is_writer):
+        result = writer_setup(cpu)
+    else:
+        result = workload_setup(cpu)
+    # whoever waits at the gate is not running: flushes and grace periods go on without it
+    cpu_idle_enter(cpu)
+    return result
+
+
+@kernel
+def worker_loop(cpu: int) -> int:
+    """Repeat the operation until SYSTEM.stop is set; returns 0 or what the workload failed with."""
+    stop = load(cpu + CPU.system) + SYSTEM.stop
+    cpu_idle_exit(cpu)
+    result = 0
+    while result >= 0 and read_once(stop) == 0:
+        result = worker_operation(cpu)
+        store(cpu + CPU.operations, load(cpu + CPU.operations) + 1)
+        cond_resched(cpu)
+    if result < 0:
+        store(cpu + CPU.failed, -result)
+    cpu_offline(cpu)
+    return result
+
+
+@kernel
+def worker_operation(cpu: int) -> int:
+    """Run one operation of the worker's part; writers' are timed when latencies are built in."""
+    if load(cpu + CPU.is_writer) == 0:
+        return workload_op(cpu)
+    started = 0
+    if CONFIG_LATENCY:
+        started = read_cycles()
+    result = writer_op(cpu)
+    if CONFIG_LATENCY:
+        record_latency(cpu, WRITER_LATENCY, read_cycles() - started)
+    return result
+
+
+@kernel
+def worker_exit(cpu: int) -> None:
+    """Run what is still queued for RCU, once all workers have left their loops."""
+    cpu_idle_exit(cpu)
+    rcu_barrier(cpu)
+    cpu_idle_enter(cpu)

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: MIT
+"""Taking mappings away: zap, freeing of page tables, change of protection.
+
+Entries are cleared under the page-table lock, the links to tables without any (Linux 5.12,
+mm/memory.c: unmap_page_range and free_pgtables; mm/mprotect.c: change_protection).  Between the
+two a new entry would be lost: whoever installs one has to know that no unmapper is at work.
+"""
+
+from spfemu.kernel import kernel
+from spfemu.layout import CPU, GATHER, MM, PAGE_SHIFT, PAGE_SIZE, VMA, WORD
+from spfemu.mm.flags import (
+    PGDIR_SIZE,
+    PMD_SIZE,
+    PTE_ADDR_MASK,
+    PUD_SIZE,
+    Pte,
+)
+from spfemu.mm.memory import page_remove_rmap, sync_mm_rss
+from spfemu.mm.page_alloc import virt_to_page
+from spfemu.mm.pgtable import (
+    find_pmd,
+    pgd_offset,
+    pte_lockptr,
+    pte_offset,
+    pte_present,
+    pud_offset,
+    set_pte,
+)
+from spfemu.mm.spinlock import spin_lock, spin_unlock
+from spfemu.mm.tlb import (
+    flush_tlb_mm,
+    tlb_finish_mmu,
+    tlb_gather_mmu,
+    tlb_remove_page,
+    tlb_remove_table,
+)
+from spfemu.primitives import load, read_once, store, write_once, xchg
+
+PTE_PROT_BITS = int(Pte.PRESENT | Pte.RW | Pte.USER | Pte.NX | Pte.PROTNONE)
+
+
+@kernel
+def pmd_addr_end(address: int, end: int) -> int:
+    """End of the part of [address, end) that one pte table maps."""
+    boundary = (address + PMD_SIZE) & -PMD_SIZE
+    return boundary if boundary < end else end
+
+
+@kernel
+def unmap_region(cpu: int, mm: int, vma: int, prev_end: int, next_start: int) -> None:
+    """Zap the detached VMAs, flush, free their frames and page tables.
+
+    `vma` is the first of the list linked by vm_next; `prev_end` and `next_start` bound the hole
+    they leave (0: no VMA below, resp. above), which decides what tables can go.  Needs the mmap
+    lock in any mode.  Source: mm/mmap.c: unmap_region.
+    """
+    tlb_gather_mmu(cpu, mm)
+    start = load(vma + VMA.vm_start)
+    end = start
+    while vma != 0:
+        end = load(vma + VMA.vm_end)
+        unmap_page_range(cpu, mm, load(vma + VMA.vm_start), end)
+        vma = load(vma + VMA.vm_next)
+    free_pgtables(cpu, mm, start, end, prev_end, next_start)
+    tlb_finish_mmu(cpu)
+    sync_mm_rss(cpu)
+
+
+@kernel
+def zap_page_range(cpu: int, vma: int, start: int, end: int) -> None:
+    """Zap part of a live VMA, keeping the page tables; the mmap lock is held in any mode."""
+    mm = load(vma + VMA.vm_mm)
+    tlb_gather_mmu(cpu, mm)
+    unmap_page_range(cpu, mm, start, end)
+    tlb_finish_mmu(cpu)
+    sync_mm_rss(cpu)
+
+
+@kernel
+def unmap_page_range(cpu: int, mm: int, start: int, end: int) -> None:
+    """Clear all entries of [start, end) into the CPU's gather."""
+    address = start
+    while address < end:
+        next_ = pmd_addr_end(address, end)
+        slot = find_pmd(mm, address)
+        if slot == 0:
+            # nothing below this pud entry
+            next_ = (address + PUD_SIZE) & -PUD_SIZE
+        else:
+            pmd = read_once(slot)
+            if pmd != 0:
+                zap_pte_range(cpu, pmd, address, next_)
+        address = next_
+
+
+@kernel
+def zap_pte_range(cpu: int, pmd: int, start: int, end: int) -> None:
+    """Clear the entries of one table under its lock.
+
+    The exchange keeps accessed and dirty bits that the hardware may set meanwhile.
+    """
+    ptl = pte_lockptr(cpu, pmd)
+    gather = cpu + CPU.gather
+    removed = 0
+    spin_lock(cpu, ptl)
+    pte = pte_offset(pmd, start)
+    last = pte + ((end - start) >> PAGE_SHIFT) * WORD
+    while pte < last:
+        if read_once(pte) != 0:
+            entry = xchg(pte, 0)
+            if pte_present(entry):
+                store(gather + GATHER.need_flush, 1)
+                if (entry & Pte.SPECIAL) == 0:
+                    page = virt_to_page(cpu, entry & PTE_ADDR_MASK)
+                    page_remove_rmap(page)
+                    tlb_remove_page(cpu, page)
+                    removed += 1
+        pte += WORD
+    spin_unlock(ptl)
+    store(cpu + CPU.rss_anon, load(cpu + CPU.rss_anon) - removed)
+
+
+@kernel
+def free_pgtables(cpu: int, mm: int, start: int, end: int, prev_end: int, next_start: int) -> None:
+    """Unlink the tables that map nothing but the hole around [start, end).
+
+    Takes no page-table lock: it relies on nobody installing anything in the hole any more.
+    """
+    ceiling = next_start if next_start != 0 else load(mm + MM.task_size) + PAGE_SIZE
+    address = start & -PMD_SIZE
+    while address < end:
+        next_ = address + PMD_SIZE
+        slot = find_pmd(mm, address)
+        if slot == 0:
+            next_ = (address + PUD_SIZE) & -PUD_SIZE
+        elif address >= prev_end and next_ <= ceiling:
+            free_table_at(cpu, slot)
+        address = next_
+    free_upper_tables(cpu, mm, start, end, prev_end, ceiling)
+
+
+@kernel
+def free_table_at(cpu: int, slot: int) -> None:
+    """Unlink the table that the entry at `slot` names, if any, into the gather."""
+    entry = read_once(slot)
+    if entry != 0:
+        write_once(slot, 0)
+        tlb_remove_table(cpu, virt_to_page(cpu, entry & PTE_ADDR_MASK))
+
+
+@kernel
+def free_upper_tables(cpu: int, mm: int, start: int, end: int, prev_end: int, ceiling: int) -> None:
+    """Do the same for the tables of pmds and of puds, bottom up."""
+    address = start & -PUD_SIZE
+    while address < end:
+        next_ = address + PUD_SIZE
+        pgd = read_once(pgd_offset(mm, address))
+        if pgd == 0:
+            next_ = (address + PGDIR_SIZE) & -PGDIR_SIZE
+        elif address >= prev_end and next_ <= ceiling:
+            free_table_at(cpu, pud_offset(pgd, address))
+        address = next_
+    address = start & -PGDIR_SIZE
+    while address < end:
+        next_ = address + PGDIR_SIZE
+        if address >= prev_end and next_ <= ceiling:
+            free_table_at(cpu, pgd_offset(mm, address))
+        address = next_
+
+
+@kernel
+def change_protection(cpu: int, vma: int, start: int, end: int) -> None:
+    """Give the present entries of [start, end) the VMA's protection, then flush.
+
+    Needs the mmap lock for writing.  An entry is never made writable here: the write fault that
+    follows does that, and finds out whether it may.
+    """
+    mm = load(vma + VMA.vm_mm)
+    prot = load(vma + VMA.vm_page_prot) & PTE_PROT_BITS
+    changed = 0
+    address = start
+    while address < end:
+        next_ = pmd_addr_end(address, end)
+        slot = find_pmd(mm, address)
+        if slot == 0:
+            next_ = (address + PUD_SIZE) & -PUD_SIZE
+        else:
+            pmd = read_once(slot)
+            if pmd != 0:
+                changed += change_pte_range(cpu, pmd, address, next_, prot)
+        address = next_
+    if changed != 0:
+        flush_tlb_mm(cpu, mm)
+
+
+@kernel
+def change_pte_range(cpu: int, pmd: int, start: int, end: int, prot: int) -> int:
+    """Rewrite the entries of one table under its lock; returns how many were present."""
+    ptl = pte_lockptr(cpu, pmd)
+    changed = 0
+    spin_lock(cpu, ptl)
+    pte = pte_offset(pmd, start)
+    last = pte + ((end - start) >> PAGE_SHIFT) * WORD
+    while pte < last:
+        if pte_present(read_once(pte)):
+            # exchanged for 0 first, so that accessed and dirty bits set meanwhile are kept
+            entry = xchg(pte, 0)
+            set_pte(pte, (entry & ~PTE_PROT_BITS) | prot)
+            changed += 1
+        pte += WORD
+    spin_unlock(ptl)
+    return changed
