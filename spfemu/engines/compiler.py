@@ -155,12 +155,17 @@ class Compiler:
         return declared
 
     def _emit_entry(self, function: KernelFunction) -> None:
-        """Emit ``e_NAME(i64 *words) -> i64``: arguments from the words, tuple results into them."""
+        """Emit ``e_NAME(i64 *words) -> i64``: arguments from the words, tuple results into them.
+
+        A fiber keeps a copy of its arguments, so there the only one is the address of the words.
+        """
         entry = ir.Function(self.module, ir.FunctionType(I64, [PTR]), "e_" + function.name)
         entry.attributes.add("noinline")
         entry.attributes.add("optnone")
         builder = ir.IRBuilder(entry.append_basic_block())
         words = entry.args[0]
+        if self.stepped:
+            words = builder.inttoptr(builder.load(words, typ=I64), PTR)
 
         def at(index: int) -> ir.Value:
             return builder.gep(words, [ir.Constant(I64, index)], source_etype=I64)
@@ -358,8 +363,7 @@ class _FunctionEmitter:
     def _condition(self, node: ast.expr) -> ir.Value:
         """Evaluate to an i1, short-circuiting."""
         if isinstance(node, ast.Compare) and len(node.ops) == 1:
-            left, right = self._value(node.left), self._value(node.comparators[0])
-            return self.builder.icmp_signed(_COMPARE[type(node.ops[0])], left, right)
+            return self._holds(node.ops[0], self._value(node.left), node.comparators[0])[0]
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
             return self.builder.not_(self._condition(node.operand))
         return self.builder.icmp_signed("!=", self._value(node), ZERO)
@@ -434,15 +438,28 @@ class _FunctionEmitter:
         return self.builder.load(result, typ=I64)
 
     def _compare(self, node: ast.Compare) -> ir.Value:
-        result: Any = None
+        """Evaluate a comparison or a chain; the chain ends at the first that does not hold."""
         left = self._value(node.left)
-        # operands of a chain are all evaluated: kernel code compares locals, not calls, in chains
+        if len(node.ops) == 1:
+            return self.builder.zext(self._holds(node.ops[0], left, node.comparators[0])[0], I64)
+        result = self.allocas.alloca(I64)
+        end = self.target.append_basic_block("compared")
         for op, comparator in zip(node.ops, node.comparators, strict=True):
-            right = self._value(comparator)
-            one = self.builder.icmp_signed(_COMPARE[type(op)], left, right)
-            result = one if result is None else self.builder.and_(result, one)
-            left = right
-        return self.builder.zext(result, I64)
+            one, left = self._holds(op, left, comparator)
+            self.builder.store(self.builder.zext(one, I64), result)
+            more = self.target.append_basic_block("more")
+            self.builder.cbranch(one, more, end)
+            self.builder.position_at_end(more)
+        self.builder.branch(end)
+        self.builder.position_at_end(end)
+        return self.builder.load(result, typ=I64)
+
+    def _holds(
+        self, op: ast.cmpop, left: ir.Value, comparator: ast.expr
+    ) -> tuple[ir.Value, ir.Value]:
+        """Return whether `left` compares so to `comparator`, and the value of `comparator`."""
+        right = self._value(comparator)
+        return self.builder.icmp_signed(_COMPARE[type(op)], left, right), right
 
     def _choose(self, test: ast.expr, body: ast.expr, orelse: ast.expr) -> ir.Value:
         result = self.allocas.alloca(I64)
@@ -475,6 +492,8 @@ class _FunctionEmitter:
         if self.compiler.stepped and name in _KINDS:
             site = self.compiler.site(self.function.name, node.lineno, name)
             self._step(_KINDS[name], site, arguments)
+            if name == "panic":
+                return self._park(site, arguments[0])
         if name in _LOADS:
             return self.builder.load_atomic(self._pointer(arguments[0]), _LOADS[name], 8, typ=I64)
         if name in _STORES:
@@ -523,9 +542,8 @@ class _FunctionEmitter:
             call_kernel = self.compiler.extern("spf_raw_syscall", I64, [I64] * 7)
             return self.builder.call(call_kernel, arguments)
         if name == "panic":
-            if not self.compiler.stepped:
-                stop = self.compiler.extern("_exit", VOID, [I32])
-                self.builder.call(stop, [self.builder.trunc(arguments[0], I32)])
+            stop = self.compiler.extern("_exit", VOID, [I32])
+            self.builder.call(stop, [self.builder.trunc(arguments[0], I32)])
             return ZERO
         raise self.function.error(node, f"no engine knows the primitive '{name}'")
 
@@ -536,6 +554,20 @@ class _FunctionEmitter:
             name = "step_" + name
         symbol = self.compiler.extern("spf_" + name, I64, [I64] * len(arguments))
         return self.builder.call(symbol, arguments)
+
+    def _park(self, site: ir.Constant, code: ir.Value) -> ir.Value:
+        """Wait for ever on a word that nobody knows: a scheduler that goes on cannot pass."""
+        word = self.allocas.alloca(I64)
+        self.builder.store(code, word)
+        wait = self.compiler.extern("spf_step_futex_wait", I64, [I64] * 4)
+        loop = self.target.append_basic_block("parked")
+        self.builder.branch(loop)
+        self.builder.position_at_end(loop)
+        address = self.builder.ptrtoint(word, I64)
+        self.builder.call(wait, [site, address, code, ir.Constant(I64, -1)])
+        self.builder.branch(loop)
+        self.builder.position_at_end(self.target.append_basic_block("never"))
+        return ZERO
 
     def _relax(self) -> ir.Value:
         if "x86_64" in self.compiler.triple:

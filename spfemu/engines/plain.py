@@ -13,6 +13,7 @@ from typing import Any
 
 from spfemu import shims
 from spfemu.engines.source import Program
+from spfemu.mm.bug import Bug
 from spfemu.primitives import PRIMITIVES
 
 
@@ -20,7 +21,8 @@ class KernelPanic(Exception):
     """A kernel assertion failed; `code` says which (see mm/bug.py)."""
 
     def __init__(self, code: int) -> None:
-        super().__init__(f"kernel assertion {code} failed")
+        name = f" ({Bug(code).name})" if code in set(Bug) else ""
+        super().__init__(f"kernel assertion {code}{name} failed")
         self.code = code
 
 

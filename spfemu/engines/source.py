@@ -152,7 +152,7 @@ def link(
         if name not in called:
             raise new.error(
                 new.tree,
-                f"'{name}' replaces no kernel function and none calls it{_nearest(name, functions)}",
+                f"'{name}' replaces no kernel function and none calls it{nearest(name, functions)}",
             )
     ordered = _callees_first(functions)
     return Program(ordered, dict(config), tuple(replaced), tuple(files))
@@ -167,7 +167,8 @@ def _same_parameters(old: KernelFunction, new: KernelFunction) -> None:
         )
 
 
-def _nearest(name: str, names: Iterable[str]) -> str:
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return a question that names the most similar of `names`, or nothing, for messages."""
     close = difflib.get_close_matches(name, [n for n in names if n != name], 1)
     return f"; did you mean '{close[0]}'?" if close else ""
 
@@ -308,7 +309,7 @@ def _check_call(
     else:
         known = [*functions, *PRIMITIVES]
         raise function.error(
-            node, f"'{name}' is no kernel function or primitive{_nearest(name, known)}"
+            node, f"'{name}' is no kernel function or primitive{nearest(name, known)}"
         )
     if len(node.args) != expected:
         raise function.error(node, f"'{name}' takes {expected} arguments, not {len(node.args)}")
@@ -335,7 +336,7 @@ def _check_name(
         raise function.error(node, f"function '{name}' may be called, not used as a value")
     if hasattr(builtins, name):
         raise function.error(node, f"'{name}' is outside the restricted style")
-    raise function.error(node, f"name '{name}' is not defined{_nearest(name, bound)}")
+    raise function.error(node, f"name '{name}' is not defined{nearest(name, bound)}")
 
 
 def _callees_first(functions: Mapping[str, KernelFunction]) -> dict[str, KernelFunction]:
