@@ -19,6 +19,7 @@ from spfemu.primitives import (
     atomic_fetch_add_relaxed,
     clear_page,
     load,
+    smp_load_acquire,
     store,
 )
 
@@ -140,8 +141,14 @@ def get_page(page: int) -> None:
 def put_page(cpu: int, page: int) -> None:
     """Drop a reference; the last one frees the frame.
 
-    Fully ordered: each holder's accesses come before the reuse by whoever drops the last one.
+    Whoever finds its own to be the only one needs no atomic update: the caller has unmapped the
+    frame and flushed, so nobody can find it to take another.  The acquire pairs with the release
+    in the update of an earlier dropper: its accesses come before the reuse.
     """
+    if smp_load_acquire(page + PAGE.refcount) == 1:
+        store(page + PAGE.refcount, 0)
+        free_page(cpu, page)
+        return
     old = atomic_fetch_add(page + PAGE.refcount, -1)
     vm_bug_on(old < 1, Bug.REFCOUNT_UNDERFLOW)
     if old == 1:
