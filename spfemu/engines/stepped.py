@@ -31,6 +31,7 @@ CALL_RELAXES = 100_000
 """Times that a function may wait in `cpu_relax` with nobody else running before it is stuck."""
 
 _STATE, _KIND, _SITE, _A0, _A1, _A2, _RESULT, _WAKE, _STEPS = range(len(shims.FIBER_FIELDS))
+_READY = shims.FIBER_READY
 
 
 class StuckError(SpfemuError):
@@ -45,6 +46,7 @@ class FiberState(IntEnum):
     WAITING = shims.FIBER_WAITING
     DONE = shims.FIBER_DONE
     PANICKED = 16
+    FREED = -1
 
 
 @dataclass(frozen=True)
@@ -88,23 +90,21 @@ class Fiber:
         self.handle = handle
         self._public = (ctypes.c_int64 * len(shims.FIBER_FIELDS)).from_address(handle)
         self._free = weakref.finalize(self, library.spf_fiber_free, handle)
+        self._resume = library.spf_fiber_resume
+        self._panics = engine.panics
 
     @property
     def state(self) -> FiberState:
-        """READY before a step, WAITING on a futex, DONE or PANICKED for good."""
-        public = self._live()
-        if self._panicked():
-            return FiberState.PANICKED
-        return FiberState(public[_STATE])
+        """READY before a step, WAITING on a futex, DONE, PANICKED or FREED for good."""
+        return FiberState.PANICKED if self._panicked() else FiberState(self._public[_STATE])
 
     def _panicked(self) -> bool:
-        site = self._public[_SITE]
-        return site >= 0 and self.engine.sites[site].primitive == "panic"
+        return self._public[_SITE] in self._panics
 
     @property
     def event(self) -> StepEvent | None:
         """What the last step stopped at; None before the first."""
-        kind, site, *arguments = self._live()[_KIND : _A2 + 1]
+        kind, site, *arguments = self._public[_KIND : _A2 + 1]
         if site < 0:
             return None
         count = self.engine.arity[site]
@@ -112,30 +112,35 @@ class Fiber:
 
     @property
     def raw(self) -> list[int]:
-        """State, kind, site and three arguments as the shim keeps them: `event` without objects."""
-        return self._live()[: _A2 + 1]
+        """State, kind, site, three arguments as the shim keeps them: for loops over steps."""
+        return self._public[: _A2 + 1]
 
     @property
     def steps(self) -> int:
         """Events so far."""
-        return int(self._live()[_STEPS])
+        return int(self._public[_STEPS])
 
     @property
     def result(self) -> int | tuple[int, ...]:
         """What the function returned; raises ValueError unless it is DONE."""
-        if self._live()[_STATE] != FiberState.DONE:
+        if self._public[_STATE] != FiberState.DONE:
             raise ValueError(f"{self.function} has not ended: {self.event}")
         if self._results > 1:
             return tuple(self._words[: self._results])
         return int(self._public[_RESULT])
 
-    def resume(self) -> FiberState:
+    def resume(self) -> None:
         """Execute the primitive that it stands before and run to the next step, wait or end.
 
         Raises KernelPanic when it arrives at a failed kernel assertion, ValueError if it is not
         READY.
         """
-        return self.run(1)
+        public = self._public
+        if public[_STATE] != _READY or self._panicked():
+            raise ValueError(f"{self.function} cannot go on: it is {self.state.name}")
+        self._resume(self.handle)
+        if self._panicked():
+            raise KernelPanic(int(public[_A0]))
 
     def run(self, max_steps: int, kind: int = -1, site: int = -1) -> FiberState:
         """Resume until it stops at (`kind`, `site`), waits or ends, at most `max_steps` times.
@@ -157,24 +162,21 @@ class Fiber:
 
     def time_out(self) -> bool:
         """End a wait that has a time limit as if the time were over; False if it has none."""
-        self._live()
-        return self.engine.library.spf_fiber_timeout(self.handle) == 0
+        waits = self._public[_STATE] == FiberState.WAITING
+        return waits and self.engine.library.spf_fiber_timeout(self.handle) == 0
 
     def free(self) -> None:
         """Give its stack back; what it was doing is abandoned half done."""
         self._free()
-
-    def _live(self) -> ctypes.Array[ctypes.c_int64]:
-        if not self._free.alive:
-            raise ValueError(f"{self.function}: the fiber has been freed")
-        return self._public
+        self._public = (ctypes.c_int64 * len(shims.FIBER_FIELDS))(FiberState.FREED, -1, -1)
 
 
 class StepEngine:
     """Runs kernel functions step by step.
 
     Attributes: `program`; `compiled`; `sites`, the stops by number; `arity`, how many arguments
-    an event of that site carries.  All fibers of a process belong to one thread.
+    an event of that site carries; `panics`, the sites of failed assertions.  All fibers of a
+    process belong to one thread.
     """
 
     name = "stepped"
@@ -185,6 +187,7 @@ class StepEngine:
         self.library = shims.load()
         self.sites = self.compiled.sites
         self.arity = [self._arity(site) for site in self.sites]
+        self.panics = frozenset(i for i, s in enumerate(self.sites) if s.primitive == "panic")
 
     def _arity(self, site: Site) -> int:
         function = self.program.functions[site.function]
