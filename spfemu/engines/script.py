@@ -17,19 +17,18 @@ then the others go on, step by step in turn, until one of them has changed what 
 
 from __future__ import annotations
 
-import ast
 import ctypes
-import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 from spfemu.engines.compiler import Step
+from spfemu.engines.history import Executed, StepTexts
 from spfemu.engines.plain import KernelPanic
 from spfemu.engines.points import Point, ScriptError, Target, after, before, resolve, waits
-from spfemu.engines.stepped import FiberState, StepEngine, StuckError
-from spfemu.engines.symbols import symbol
+from spfemu.engines.schedule import RandomScheduler, replay
+from spfemu.engines.stepped import FiberState, StepEngine
 from spfemu.segment import Segment
 
 __all__ = ["Point", "Script", "ScriptCpu", "ScriptError", "after", "before", "waits"]
@@ -53,17 +52,6 @@ _VISIBLE_CHANGE = frozenset(map(int, (Step.PAGE, Step.FUTEX_WAIT, Step.FUTEX_WAK
 
 def _peek(address: int) -> int:
     return ctypes.c_int64.from_address(address).value
-
-
-class Executed(NamedTuple):
-    """One step that a CPU took; `old` and `new` are the word's values around a memory access."""
-
-    cpu: int
-    site: int
-    arguments: list[int]
-    old: int
-    new: int
-    depth: int
 
 
 class ScriptCpu:
@@ -262,7 +250,7 @@ class ScriptCpu:
         if raw[1] == _ENTER:
             if self._frames:
                 caller, line = self._frames[-1]
-                self._frames[-1] = caller, self.script.call_line(caller, site.function, line)
+                self._frames[-1] = caller, self.script.texts.call_line(caller, site.function, line)
             self._frames.append((site.function, site.line))
         else:
             self._frames[-1] = site.function, site.line
@@ -286,7 +274,7 @@ class ScriptCpu:
 
     def _next_step(self) -> str:
         _, _, site, *arguments = self.fiber.raw
-        return self.script.step_text(site, arguments)
+        return self.script.texts.step(site, arguments)
 
     def _stack_text(self) -> str:
         functions = self.script.engine.program.functions
@@ -324,11 +312,10 @@ class Script:
         self, engine: StepEngine, segment: Segment | None = None, *, steps_max: int = STEPS_MAX
     ) -> None:
         self.engine = engine
-        self.segment = segment
+        self.texts = StepTexts(engine, segment)
         self.steps_max = steps_max
         self.cpus: list[ScriptCpu] = []
         self.executed: list[Executed] = []
-        self._call_lines: dict[tuple[str, str], list[int]] = {}
         engine.reset_clock()
 
     def __enter__(self) -> Self:
@@ -360,143 +347,22 @@ class Script:
         self.cpus.append(cpu)
         return cpu
 
-    # schedules
-
     def runs_randomly(self, seed: int) -> str:
         """Run all CPUs to their ends in a random order; returns the schedule for `replays`.
 
-        After every step another CPU goes on with a probability that the seed decides (between
-        1/2 and 1/256): some seeds switch all the time, others only a few times.  Raises
-        StuckError if no CPU can go on or `steps_max` steps are not enough, with the schedule.
+        Raises as `schedule.RandomScheduler.run`.
         """
-        choose = random.Random(seed)
-        switch = 2.0 ** -choose.uniform(1, 8)
-        schedule = _Schedule()
-        try:
-            self._run_randomly(choose, switch, schedule)
-        except (KernelPanic, StuckError) as error:
-            error.add_note(f"schedule: {schedule}")
-            raise
-        return str(schedule)
-
-    def _run_randomly(self, choose: random.Random, switch: float, schedule: _Schedule) -> None:
-        current: ScriptCpu | None = None
-        for _ in range(self.steps_max):
-            ready = [c for c in self.cpus if c.fiber.raw[0] == _READY]
-            if not ready:
-                if not self._time_out_one(choose, schedule):
-                    return
-                continue
-            if current not in ready or choose.random() < switch:
-                current = choose.choice(ready)
-            assert current is not None
-            schedule.step(current.name)
-            current._advance()
-        raise StuckError(f"{self.steps_max} steps are not enough: {self._wheres()}")
-
-    def _time_out_one(self, choose: random.Random, schedule: _Schedule) -> bool:
-        """Nobody is ready: end one sleep with a time limit; False if all have ended."""
-        asleep = [c for c in self.cpus if c.state is FiberState.WAITING]
-        if not asleep:
-            return False
-        for cpu in choose.sample(asleep, len(asleep)):
-            if cpu.fiber.time_out():
-                schedule.time_out(cpu.name)
-                return True
-        raise StuckError(f"deadlock: {self._wheres()}")
+        return RandomScheduler(self, seed).run()
 
     def replays(self, schedule: str) -> None:
-        """Take the steps of a schedule as `runs_randomly` returned it.
+        """Take the steps of a schedule that `runs_randomly` returned; see `schedule.replay`."""
+        replay(self, schedule)
 
-        Raises ScriptError if the schedule does not fit, at the first step that differs.
-        """
-        cpus = {c.name: c for c in self.cpus}
-        for turn in schedule.split():
-            match = re.fullmatch(r"([A-Za-z_]+)(\d+|~)", turn)
-            if match is None or match[1] not in cpus:
-                raise ScriptError(f"'{turn}' is no turn of {', '.join(cpus)}")
-            if match[2] == "~":
-                cpus[match[1]].times_out()
-            else:
-                cpus[match[1]].takes_steps(int(match[2]))
-
-    def _wheres(self) -> str:
+    def where(self) -> str:
+        """Say where each CPU is."""
         return "\n".join(f"{c.name} is {c.where()}" for c in self.cpus)
-
-    # history
 
     def history(self, last: int | None = None) -> str:
         """Table of the steps taken so far, or the `last` of them: a column per CPU."""
         first = 0 if last is None else max(0, len(self.executed) - last)
-        rows = [(e.cpu, self._executed_text(e)) for e in self.executed[first:]]
-        widths = [
-            max([len(c.name), *(len(text) for index, text in rows if index == c.index)])
-            for c in self.cpus
-        ]
-        lines = ["  ".join([" step", *(c.name.ljust(widths[c.index]) for c in self.cpus)])]
-        for number, (index, text) in enumerate(rows, first + 1):
-            cells = [text.ljust(w) if i == index else " " * w for i, w in enumerate(widths)]
-            lines.append("  ".join([f"{number:5}", *cells]))
-        return "\n".join(line.rstrip() for line in lines)
-
-    def _executed_text(self, executed: Executed) -> str:
-        text = self.step_text(executed.site, executed.arguments)
-        kind = self.engine.sites[executed.site].primitive
-        if executed.old != executed.new:
-            text += f": {self.value_text(executed.old)} -> {self.value_text(executed.new)}"
-        elif kind in _READERS:
-            text += f" = {self.value_text(executed.old)}"
-        return " " * max(0, executed.depth - 1) + text
-
-    def step_text(self, site: int, arguments: Iterable[int]) -> str:
-        """Say what the step at stop `site` with these arguments is."""
-        stop = self.engine.sites[site]
-        words = [self.value_text(a) for a in arguments][: self.engine.arity[site]]
-        if stop.primitive == "enter":
-            return f"{stop.function}({', '.join(words)})"
-        if stop.primitive == "return":
-            return f"{stop.function}:{stop.line} returns {', '.join(words)}".rstrip()
-        return f"{stop.function}:{stop.line} {stop.primitive}({', '.join(words)})"
-
-    def value_text(self, value: int) -> str:
-        """Name an address inside the segment; small numbers in decimal, large in hexadecimal."""
-        named = symbol(self.segment, value) if self.segment is not None else None
-        return named or (str(value) if abs(value) < 1 << 16 else f"{value:#x}")
-
-    def call_line(self, caller: str, callee: str, last: int) -> int:
-        """Line of the call of `callee` in `caller`: the first from line `last` on, else any."""
-        lines = self._call_lines.get((caller, callee))
-        if lines is None:
-            tree = self.engine.program.functions[caller].tree
-            lines = sorted(
-                node.lineno
-                for node in ast.walk(tree)
-                if isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Name)
-                and node.func.id == callee
-            )
-            self._call_lines[caller, callee] = lines
-        return next((line for line in lines if line >= last), lines[0])
-
-
-_READERS = ("load", "read_once", "smp_load_acquire", "cmpxchg", "cmpxchg_acquire",
-            "cmpxchg_release", "cmpxchg_relaxed")  # fmt: skip
-
-
-class _Schedule:
-    """Turns as text: ``A3 B12 A~`` lets A take 3 steps, B 12, and then ends a sleep of A."""
-
-    def __init__(self) -> None:
-        self.turns: list[tuple[str, int]] = []
-
-    def step(self, name: str) -> None:
-        if self.turns and self.turns[-1][0] == name and self.turns[-1][1]:
-            self.turns[-1] = name, self.turns[-1][1] + 1
-        else:
-            self.turns.append((name, 1))
-
-    def time_out(self, name: str) -> None:
-        self.turns.append((name, 0))
-
-    def __str__(self) -> str:
-        return " ".join(f"{name}{count or '~'}" for name, count in self.turns)
+        return self.texts.table(self.executed, [c.name for c in self.cpus], first)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: MIT
+"""Steps as text: one step, an address, a table of all steps with a column per CPU."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from spfemu.engines.stepped import StepEngine
+from spfemu.engines.symbols import symbol
+from spfemu.segment import Segment
+
+_SHOW_VALUE = ("load", "read_once", "smp_load_acquire", "cmpxchg", "cmpxchg_acquire",
+               "cmpxchg_release", "cmpxchg_relaxed")  # fmt: skip
+
+
+class Executed(NamedTuple):
+    """One step that a CPU took; `old` and `new` are the word's values around a memory access."""
+
+    cpu: int
+    site: int
+    arguments: list[int]
+    old: int
+    new: int
+    depth: int
+
+
+class StepTexts:
+    """Says what steps of an engine are; `segment`, if given, lets it name addresses."""
+
+    def __init__(self, engine: StepEngine, segment: Segment | None) -> None:
+        self.engine = engine
+        self.segment = segment
+        self._call_lines: dict[tuple[str, str], list[int]] = {}
+
+    def step(self, site: int, arguments: Iterable[int]) -> str:
+        """Say what the step at stop `site` with these arguments is."""
+        stop = self.engine.sites[site]
+        words = ", ".join([self.value(a) for a in arguments][: self.engine.arity[site]])
+        if stop.primitive == "enter":
+            return f"{stop.function}({words})"
+        if stop.primitive == "return":
+            return f"{stop.function}:{stop.line} returns {words}".rstrip()
+        return f"{stop.function}:{stop.line} {stop.primitive}({words})"
+
+    def value(self, value: int) -> str:
+        """Name an address inside the segment; small numbers in decimal, large in hexadecimal."""
+        named = symbol(self.segment, value) if self.segment is not None else None
+        return named or (str(value) if abs(value) < 1 << 16 else f"{value:#x}")
+
+    def table(self, executed: Sequence[Executed], names: Sequence[str], first: int = 0) -> str:
+        """Table of the steps from index `first` on, a column per CPU."""
+        rows = [(e.cpu, self._executed(e)) for e in executed[first:]]
+        widths = [
+            max([len(name), *(len(text) for cpu, text in rows if cpu == index)])
+            for index, name in enumerate(names)
+        ]
+        header = [name.ljust(width) for name, width in zip(names, widths, strict=True)]
+        lines = ["  ".join([" step", *header])]
+        for number, (cpu, text) in enumerate(rows, first + 1):
+            cells = [text.ljust(w) if i == cpu else " " * w for i, w in enumerate(widths)]
+            lines.append("  ".join([f"{number:5}", *cells]))
+        return "\n".join(line.rstrip() for line in lines)
+
+    def _executed(self, executed: Executed) -> str:
+        text = self.step(executed.site, executed.arguments)
+        if executed.old != executed.new:
+            text += f": {self.value(executed.old)} -> {self.value(executed.new)}"
+        elif self.engine.sites[executed.site].primitive in _SHOW_VALUE:
+            text += f" = {self.value(executed.old)}"
+        return " " * max(0, executed.depth - 1) + text
+
+    def call_line(self, caller: str, callee: str, last: int) -> int:
+        """Line of the call of `callee` in `caller`: the first from line `last` on, else any."""
+        lines = self._call_lines.get((caller, callee))
+        if lines is None:
+            tree = self.engine.program.functions[caller].tree
+            lines = sorted(
+                node.lineno
+                for node in ast.walk(tree)
+                if isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id == callee
+            )
+            self._call_lines[caller, callee] = lines
+        return next((line for line in lines if line >= last), lines[0])
