@@ -52,6 +52,7 @@ class Errno(IntEnum):
 
     EPERM = 1
     EINTR = 4
+    EBADF = 9
     EAGAIN = 11
     ENOMEM = 12
     EACCES = 13

@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: MIT
+"""Mapping and unmapping of anonymous memory, the heap, and the search for free addresses.
+
+Answers to mm/mmap.c and arch/x86/kernel/sys_x86_64.c (Linux 5.12).  Everything here needs the
+mmap lock for writing; `do_munmap` may give it back as a read lock.
+"""
+
+from enum import IntEnum
+
+from spfemu.kernel import kernel, slowpath
+from spfemu.layout import MM, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, VMA
+from spfemu.mm.flags import DEFAULT_MAP_COUNT, Errno, Map, Prot, Vm
+from spfemu.mm.mmap_lock import mmap_write_downgrade
+from spfemu.mm.rbtree import rb_subtree_gap, vma_compute_gap
+from spfemu.mm.rmap import unlink_anon_vmas
+from spfemu.mm.vma import (
+    VM_MAY_FLAGS,
+    __split_vma,
+    detach_vmas_to_be_unmapped,
+    find_vma,
+    find_vma_links,
+    vm_area_alloc,
+    vm_area_free,
+    vm_get_page_prot,
+    vma_link,
+    vma_merge,
+    vma_pages,
+)
+from spfemu.mm.zap import unmap_region
+from spfemu.primitives import load, store
+
+MAP_TYPE = 0x0F
+"""The bits of mmap's flags that say shared or private."""
+VM_DATA_FLAGS = int(Vm.READ | Vm.WRITE) | VM_MAY_FLAGS
+"""vm_flags of the heap."""
+
+
+class Gap(IntEnum):
+    """What `gap_fits` says about the gap in front of a VMA."""
+
+    TOO_SMALL = 0
+    FITS = 1
+    TOO_LOW = 2
+
+
+@kernel
+def page_align(size: int) -> int:
+    """Round up to whole pages (Linux: PAGE_ALIGN)."""
+    return (size + PAGE_SIZE - 1) & PAGE_MASK
+
+
+@kernel
+def calc_vm_prot_bits(prot: int) -> int:
+    """Translate access rights of a call into vm_flags; unknown bits are dropped, as in Linux."""
+    return prot & (Prot.READ | Prot.WRITE | Prot.EXEC)
+
+
+@kernel
+def round_hint_to_min(mm: int, hint: int) -> int:
+    """Round a hint down to a page, and up to the lowest address that may be mapped."""
+    hint = hint & PAGE_MASK
+    lowest = load(mm + MM.mmap_min_addr)
+    return page_align(lowest) if 0 < hint < lowest else hint
+
+
+# The search for free addresses.
+
+
+@kernel
+def gap_fits(vma: int, length: int, low: int, high: int) -> int:
+    """Judge the gap in front of `vma` for `length` bytes within [low, high).
+
+    TOO_LOW: it ends too low, and so do all gaps below it.  TOO_SMALL: a lower one may do.
+    """
+    end = load(vma + VMA.vm_start)
+    if end < low + length:
+        return Gap.TOO_LOW
+    gap = vma_compute_gap(vma)
+    if gap >= length and end - gap <= high - length:
+        return Gap.FITS
+    return Gap.TOO_SMALL
+
+
+@kernel
+def unmapped_area_topdown(mm: int, length: int, low: int, high: int) -> int:
+    """Return the highest free address for `length` bytes within [low, high), or -ENOMEM.
+
+    Goes through the VMAs from above, leaving out subtrees without a gap that is long enough.
+    """
+    if high - low < length:
+        return -Errno.ENOMEM
+    if load(mm + MM.highest_vm_end) <= high - length:
+        return high - length
+    vma = load(mm + MM.mm_rb)
+    if rb_subtree_gap(vma) < length:
+        return -Errno.ENOMEM
+    descending = 1
+    while True:
+        right = load(vma + VMA.rb_right)
+        if load(vma + VMA.vm_end) > high - length or rb_subtree_gap(right) < length:
+            descending = 0
+        if descending:
+            vma = right
+            continue
+        fit = gap_fits(vma, length, low, high)
+        if fit == Gap.FITS:
+            end = load(vma + VMA.vm_start)
+            return (end if end < high else high) - length
+        if fit == Gap.TOO_LOW:
+            return -Errno.ENOMEM
+        left = load(vma + VMA.rb_left)
+        descending = rb_subtree_gap(left) >= length
+        if descending:
+            vma = left
+            continue
+        child = vma
+        vma = load(vma + VMA.rb_parent)
+        while vma != 0 and load(vma + VMA.rb_right) != child:
+            child = vma
+            vma = load(vma + VMA.rb_parent)
+        if vma == 0:
+            return -Errno.ENOMEM
+
+
+@slowpath
+def unmapped_area(cpu: int, mm: int, length: int, low: int, high: int) -> int:
+    """Return the lowest free address for `length` bytes within [low, high), or -ENOMEM.
+
+    Only asked when there is no room below mmap_base, so it simply goes through the VMAs.
+    """
+    addr = low
+    vma = find_vma(cpu, mm, addr)
+    while vma != 0 and load(vma + VMA.vm_start) < addr + length:
+        addr = load(vma + VMA.vm_end)
+        vma = load(vma + VMA.vm_next)
+    return addr if addr + length <= high else -Errno.ENOMEM
+
+
+@kernel
+def arch_get_unmapped_area_topdown(cpu: int, mm: int, addr: int, length: int) -> int:
+    """Choose an address: the hint if it is free, else below mmap_base, else from the bottom."""
+    task_size = load(mm + MM.task_size)
+    if 0 < addr <= task_size - length:
+        vma = find_vma(cpu, mm, addr)
+        if vma == 0 or addr + length <= load(vma + VMA.vm_start):
+            return addr
+    low = load(mm + MM.mmap_min_addr)
+    addr = unmapped_area_topdown(mm, length, low, load(mm + MM.mmap_base))
+    if addr >= 0:
+        return addr
+    return unmapped_area(cpu, mm, length, (task_size // 3) & PAGE_MASK, task_size)
+
+
+@kernel
+def get_unmapped_area(cpu: int, mm: int, addr: int, length: int, flags: int) -> int:
+    """Return the address for a mapping of `length` bytes, whole pages, or a negative errno."""
+    task_size = load(mm + MM.task_size)
+    if length > task_size:
+        return -Errno.ENOMEM
+    if (flags & Map.FIXED) == 0:
+        addr = arch_get_unmapped_area_topdown(cpu, mm, addr, length)
+        if addr < 0:
+            return addr
+    if addr < 0 or addr > task_size - length:
+        return -Errno.ENOMEM
+    if addr & ~PAGE_MASK:
+        return -Errno.EINVAL
+    if addr < load(mm + MM.mmap_min_addr):
+        return -Errno.EPERM
+    return addr
+
+
+# Mapping.
+
+
+@kernel
+def do_mmap(cpu: int, mm: int, addr: int, length: int, prot: int, flags: int) -> int:
+    """Map `length` bytes of anonymous private memory; returns the address or a negative errno."""
+    if length == 0:
+        return -Errno.EINVAL
+    if flags & Map.FIXED_NOREPLACE:
+        flags = flags | Map.FIXED
+    if (flags & Map.FIXED) == 0:
+        addr = round_hint_to_min(mm, addr)
+    # a negative length is one of 2**63 bytes or more
+    if length < 0 or length > load(mm + MM.task_size):
+        return -Errno.ENOMEM
+    length = page_align(length)
+    if load(mm + MM.map_count) > DEFAULT_MAP_COUNT:
+        return -Errno.ENOMEM
+    addr = get_unmapped_area(cpu, mm, addr, length, flags)
+    if addr < 0:
+        return addr
+    if flags & Map.FIXED_NOREPLACE:
+        vma = find_vma(cpu, mm, addr)
+        if vma != 0 and load(vma + VMA.vm_start) < addr + length:
+            return -Errno.EEXIST
+    if (flags & MAP_TYPE) != Map.PRIVATE:
+        return -Errno.EINVAL
+    return mmap_region(cpu, mm, addr, length, calc_vm_prot_bits(prot) | VM_MAY_FLAGS)
+
+
+@kernel
+def mmap_region(cpu: int, mm: int, addr: int, length: int, vm_flags: int) -> int:
+    """Map [addr, addr + length), unmapping what is there; returns `addr` or a negative errno.
+
+    The lock stays a write lock: between unmapping and mapping nobody may look.
+    """
+    overlaps, prev = find_vma_links(mm, addr, addr + length)
+    if overlaps:
+        error = do_munmap(cpu, mm, addr, length, 0)
+        if error < 0:
+            return error
+        overlaps, prev = find_vma_links(mm, addr, addr + length)
+    error = vma_map(cpu, mm, prev, addr, addr + length, vm_flags)
+    return error if error < 0 else addr
+
+
+@kernel
+def vma_map(cpu: int, mm: int, prev: int, addr: int, end: int, vm_flags: int) -> int:
+    """Merge the free range [addr, end) into a neighbour or make it a VMA; 0 or -ENOMEM."""
+    pgoff = addr >> PAGE_SHIFT
+    if vma_merge(cpu, mm, prev, addr, end, vm_flags, 0, pgoff) == 0:
+        vma = vm_area_alloc(cpu, mm)
+        if vma == 0:
+            return -Errno.ENOMEM
+        store(vma + VMA.vm_start, addr)
+        store(vma + VMA.vm_end, end)
+        store(vma + VMA.vm_flags, vm_flags)
+        store(vma + VMA.vm_page_prot, vm_get_page_prot(vm_flags))
+        store(vma + VMA.vm_pgoff, pgoff)
+        vma_link(mm, vma, prev)
+    store(mm + MM.total_vm, load(mm + MM.total_vm) + ((end - addr) >> PAGE_SHIFT))
+    return 0
+
+
+# Unmapping.
+
+
+@kernel
+def do_munmap(cpu: int, mm: int, start: int, length: int, downgrade: int) -> int:
+    """Unmap all pages of [start, start + length).
+
+    Returns 0; 1 if the mmap lock was downgraded, which `downgrade` allows, and is now held for
+    reading; or -EINVAL, -ENOMEM.  Source: __do_munmap.
+    """
+    task_size = load(mm + MM.task_size)
+    if start & ~PAGE_MASK or start < 0 or start > task_size:
+        return -Errno.EINVAL
+    if length <= 0 or length > task_size - start:
+        return -Errno.EINVAL
+    end = start + page_align(length)
+    vma = find_vma(cpu, mm, start)
+    if vma == 0 or load(vma + VMA.vm_start) >= end:
+        return 0
+    prev = load(vma + VMA.vm_prev)
+    if load(vma + VMA.vm_start) < start:
+        if end < load(vma + VMA.vm_end) and load(mm + MM.map_count) >= DEFAULT_MAP_COUNT:
+            return -Errno.ENOMEM
+        error = __split_vma(cpu, mm, vma, start, 0)
+        if error != 0:
+            return error
+        prev = vma
+    last = find_vma(cpu, mm, end)
+    if last != 0 and load(last + VMA.vm_start) < end:
+        error = __split_vma(cpu, mm, last, end, 1)
+        if error != 0:
+            return error
+    vma = load(prev + VMA.vm_next) if prev != 0 else load(mm + MM.mmap)
+    unmap_vmas(cpu, mm, vma, prev, end, downgrade)
+    return 1 if downgrade else 0
+
+
+@kernel
+def unmap_vmas(cpu: int, mm: int, vma: int, prev: int, end: int, downgrade: int) -> None:
+    """Detach whole VMAs from `vma` on up to `end`, zap what they map and free them.
+
+    Once they are detached and the lock is a read lock, faults go on elsewhere in the mm; none can
+    reach the detached VMAs, except a speculative one that the sequence count will stop.
+    """
+    following = detach_vmas_to_be_unmapped(mm, vma, prev, end)
+    prev_end = load(prev + VMA.vm_end) if prev != 0 else 0
+    next_start = load(following + VMA.vm_start) if following != 0 else 0
+    if downgrade:
+        mmap_write_downgrade(cpu, mm)
+    unmap_region(cpu, mm, vma, prev_end, next_start)
+    remove_vma_list(cpu, mm, vma)
+
+
+@kernel
+def remove_vma_list(cpu: int, mm: int, vma: int) -> None:
+    """Free detached VMAs.
+
+    total_vm is safe under the downgraded lock too: no other writer gets in beside its holder.
+    """
+    pages = 0
+    while vma != 0:
+        following = load(vma + VMA.vm_next)
+        pages += vma_pages(vma)
+        unlink_anon_vmas(cpu, vma)
+        vm_area_free(cpu, vma)
+        vma = following
+    store(mm + MM.total_vm, load(mm + MM.total_vm) - pages)
+
+
+# The heap.
+
+
+@kernel
+def do_brk_grow(cpu: int, mm: int, old_end: int, new_end: int) -> int:
+    """Map [old_end, new_end) at the end of the heap; 0 or -ENOMEM.  Source: do_brk_flags.
+
+    A page must stay free between the heap and the next mapping.
+    """
+    overlaps, prev = find_vma_links(mm, old_end, new_end + PAGE_SIZE)
+    if overlaps or load(mm + MM.map_count) > DEFAULT_MAP_COUNT:
+        return -Errno.ENOMEM
+    return vma_map(cpu, mm, prev, old_end, new_end, VM_DATA_FLAGS)
+
+
+@kernel
+def do_brk(cpu: int, mm: int, brk: int) -> int:
+    """Move the end of the heap to `brk`, at or above start_brk.
+
+    Returns 0, 1 if the mmap lock was downgraded, or -ENOMEM, -EINVAL with the heap as it was.
+    """
+    old_brk = load(mm + MM.brk)
+    old_end = page_align(old_brk)
+    new_end = page_align(brk)
+    result = 0
+    if new_end > old_end:
+        result = do_brk_grow(cpu, mm, old_end, new_end)
+    # set before the lock may be downgraded, because then others can read it
+    if result == 0:
+        store(mm + MM.brk, brk)
+    if new_end < old_end:
+        result = do_munmap(cpu, mm, new_end, old_end - new_end, 1)
+        if result < 0:
+            store(mm + MM.brk, old_brk)
+    return result

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: MIT
+"""Changing access rights (Linux 5.12, mm/mprotect.c)."""
+
+from spfemu.kernel import kernel
+from spfemu.layout import MM, PAGE_MASK, PAGE_SHIFT, VMA
+from spfemu.mm.flags import Errno, Prot
+from spfemu.mm.mmap import calc_vm_prot_bits, page_align
+from spfemu.mm.vma import (
+    VM_ACCESS_FLAGS,
+    find_vma,
+    split_vma,
+    vm_get_page_prot,
+    vma_merge,
+)
+from spfemu.mm.zap import change_protection
+from spfemu.primitives import load, write_once
+
+PROT_SEM = 0x8
+"""May be asked for and means nothing (include/uapi/asm-generic/mman-common.h)."""
+PROT_VALID = int(Prot.READ | Prot.WRITE | Prot.EXEC) | PROT_SEM
+
+
+@kernel
+def mprotect_fixup(
+    cpu: int, mm: int, vma: int, prev: int, start: int, end: int, vm_flags: int
+) -> tuple[int, int]:
+    """Give [start, end), part of `vma`, new flags.
+
+    Returns (0, the VMA that now ends the range or contains its end) or (-ENOMEM, 0).  Flags and
+    page protection change before the page table does, so whoever reads the VMA and then finds an
+    old entry knows better than the entry.
+    """
+    if load(vma + VMA.vm_flags) == vm_flags:
+        return 0, vma
+    pgoff = load(vma + VMA.vm_pgoff) + ((start - load(vma + VMA.vm_start)) >> PAGE_SHIFT)
+    merged = vma_merge(cpu, mm, prev, start, end, vm_flags, load(vma + VMA.anon_vma), pgoff)
+    if merged != 0:
+        vma = merged
+    else:
+        error = mprotect_split(cpu, mm, vma, start, end)
+        if error != 0:
+            return error, 0
+    write_once(vma + VMA.vm_flags, vm_flags)
+    write_once(vma + VMA.vm_page_prot, vm_get_page_prot(vm_flags))
+    change_protection(cpu, vma, start, end)
+    return 0, vma
+
+
+@kernel
+def mprotect_split(cpu: int, mm: int, vma: int, start: int, end: int) -> int:
+    """Cut `vma` down to [start, end); 0 or -ENOMEM."""
+    if start != load(vma + VMA.vm_start):
+        error = split_vma(cpu, mm, vma, start, 1)
+        if error != 0:
+            return error
+    if end != load(vma + VMA.vm_end):
+        return split_vma(cpu, mm, vma, end, 0)
+    return 0
+
+
+@kernel
+def mprotect_range_end(mm: int, start: int, length: int) -> int:
+    """Return the end of the range, or a value not above `start` if it is no range of addresses.
+
+    A length of 2**63 bytes or more is none; one beyond the address space meets a hole anyway.
+    """
+    if length < 0:
+        return start
+    limit = load(mm + MM.task_size)
+    return start + page_align(length if length < limit else limit)
+
+
+@kernel
+def do_mprotect(cpu: int, mm: int, start: int, end: int, prot: int) -> int:
+    """Change the access rights of [start, end); 0 or a negative errno.
+
+    Stops with -ENOMEM at a hole, after doing the part before it.  Needs the mmap lock for
+    writing.  Source: do_mprotect_pkey.
+    """
+    vma = find_vma(cpu, mm, start)
+    if vma == 0 or load(vma + VMA.vm_start) > start:
+        return -Errno.ENOMEM
+    prev = vma if load(vma + VMA.vm_start) < start else load(vma + VMA.vm_prev)
+    while True:
+        vm_flags = calc_vm_prot_bits(prot) | (load(vma + VMA.vm_flags) & ~VM_ACCESS_FLAGS)
+        # each right has the bit that allows it four places higher
+        if vm_flags & ~(vm_flags >> 4) & VM_ACCESS_FLAGS:
+            return -Errno.EACCES
+        part_end = load(vma + VMA.vm_end)
+        part_end = part_end if part_end < end else end
+        error, prev = mprotect_fixup(cpu, mm, vma, prev, start, part_end, vm_flags)
+        if error != 0:
+            return error
+        start = load(prev + VMA.vm_end)
+        start = start if start > part_end else part_end
+        if start >= end:
+            return 0
+        vma = load(prev + VMA.vm_next)
+        if vma == 0 or load(vma + VMA.vm_start) != start:
+            return -Errno.ENOMEM
+
+
+@kernel
+def mprotect_check(start: int, length: int, prot: int) -> int:
+    """Check what needs no lock: 0, or -EINVAL."""
+    if start & ~PAGE_MASK:
+        return -Errno.EINVAL
+    if length != 0 and prot & ~PROT_VALID:
+        return -Errno.EINVAL
+    return 0

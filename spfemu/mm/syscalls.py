@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: MIT
+"""System calls on memory: arguments checked, the mmap lock taken, the result counted.
+
+Results are Linux's (5.12): 0 or an address, else a negative errno.  -EINTR means that the wait
+for the mmap lock was ended by a fatal signal.
+"""
+
+from spfemu.events import Event
+from spfemu.kernel import kernel
+from spfemu.layout import CPU, MM
+from spfemu.mm.flags import Errno, Map
+from spfemu.mm.madvise import do_madvise, madvise_check
+from spfemu.mm.mmap import do_brk, do_mmap, do_munmap
+from spfemu.mm.mmap_lock import (
+    mmap_read_lock,
+    mmap_read_unlock,
+    mmap_write_lock_killable,
+    mmap_write_unlock,
+)
+from spfemu.mm.mprotect import do_mprotect, mprotect_check, mprotect_range_end
+from spfemu.mm.vma import vm_area_reserve
+from spfemu.mm.vmstat import count_vm_event
+from spfemu.primitives import load
+
+
+@kernel
+def syscall_result(cpu: int, result: int) -> int:
+    """Count a call that failed; returns `result`."""
+    if result < 0:
+        count_vm_event(cpu, Event.CALL_FAILED)
+    return result
+
+
+@kernel
+def sys_mmap(cpu: int, addr: int, length: int, prot: int, flags: int) -> int:
+    """Map anonymous private memory; returns its address.
+
+    Without MAP_ANONYMOUS: -EBADF, there are no files.
+    """
+    count_vm_event(cpu, Event.CALL_MMAP)
+    if (flags & Map.ANONYMOUS) == 0:
+        return syscall_result(cpu, -Errno.EBADF)
+    vm_area_reserve(cpu)
+    mm = load(cpu + CPU.mm)
+    if mmap_write_lock_killable(cpu, mm) != 0:
+        return syscall_result(cpu, -Errno.EINTR)
+    result = do_mmap(cpu, mm, addr, length, prot, flags)
+    mmap_write_unlock(cpu, mm)
+    return syscall_result(cpu, result)
+
+
+@kernel
+def sys_munmap(cpu: int, addr: int, length: int) -> int:
+    """Unmap all pages of a range, mapped or not."""
+    count_vm_event(cpu, Event.CALL_MUNMAP)
+    vm_area_reserve(cpu)
+    mm = load(cpu + CPU.mm)
+    if mmap_write_lock_killable(cpu, mm) != 0:
+        return syscall_result(cpu, -Errno.EINTR)
+    return syscall_result(cpu, mmap_unlock_after(cpu, mm, do_munmap(cpu, mm, addr, length, 1)))
+
+
+@kernel
+def mmap_unlock_after(cpu: int, mm: int, result: int) -> int:
+    """Release the mmap lock in the mode that do_munmap or do_brk has left; returns 0 or errno."""
+    if result == 1:
+        mmap_read_unlock(cpu, mm)
+        return 0
+    mmap_write_unlock(cpu, mm)
+    return result
+
+
+@kernel
+def sys_mprotect(cpu: int, addr: int, length: int, prot: int) -> int:
+    """Change the access rights of a range."""
+    count_vm_event(cpu, Event.CALL_MPROTECT)
+    error = mprotect_check(addr, length, prot)
+    if error != 0 or length == 0:
+        return syscall_result(cpu, error)
+    mm = load(cpu + CPU.mm)
+    end = mprotect_range_end(mm, addr, length)
+    if end <= addr:
+        return syscall_result(cpu, -Errno.ENOMEM)
+    vm_area_reserve(cpu)
+    if mmap_write_lock_killable(cpu, mm) != 0:
+        return syscall_result(cpu, -Errno.EINTR)
+    error = do_mprotect(cpu, mm, addr, end, prot)
+    mmap_write_unlock(cpu, mm)
+    return syscall_result(cpu, error)
+
+
+@kernel
+def sys_madvise(cpu: int, addr: int, length: int, advice: int) -> int:
+    """Drop the pages of a range (MADV_DONTNEED, the only advice)."""
+    count_vm_event(cpu, Event.CALL_MADVISE)
+    error = madvise_check(addr, length, advice)
+    if error != 0 or length == 0:
+        return syscall_result(cpu, error)
+    mm = load(cpu + CPU.mm)
+    mmap_read_lock(cpu, mm)
+    error = do_madvise(cpu, mm, addr, length)
+    mmap_read_unlock(cpu, mm)
+    return syscall_result(cpu, error)
+
+
+@kernel
+def sys_brk(cpu: int, brk: int) -> int:
+    """Move the end of the heap; returns where it is then, which is `brk` if that worked.
+
+    Below the start of the heap the call only asks and does not count as failed.
+    """
+    count_vm_event(cpu, Event.CALL_BRK)
+    vm_area_reserve(cpu)
+    mm = load(cpu + CPU.mm)
+    if mmap_write_lock_killable(cpu, mm) != 0:
+        return syscall_result(cpu, -Errno.EINTR)
+    # a negative one lies beyond the address space
+    if 0 <= brk < load(mm + MM.start_brk):
+        old_brk = load(mm + MM.brk)
+        mmap_write_unlock(cpu, mm)
+        return old_brk
+    old_brk = load(mm + MM.brk)
+    beyond = brk < 0 or brk > load(mm + MM.task_size)
+    result = -Errno.ENOMEM if beyond else do_brk(cpu, mm, brk)
+    error = syscall_result(cpu, mmap_unlock_after(cpu, mm, result))
+    return old_brk if error < 0 else brk

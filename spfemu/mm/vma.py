@@ -1,0 +1,583 @@
+# SPDX-License-Identifier: MIT
+"""VMAs: their slab, how one is found, how they are linked, split and merged.
+
+Answers to mm/mmap.c, mm/vmacache.c and kernel/fork.c (vm_area_alloc) of Linux 5.12, with the
+speculative-page-fault series (v2) applied: VMAs are freed after an RCU grace period, and
+`__find_vma` may run without the mmap lock.  All memory here is anonymous and private.
+"""
+
+from enum import IntEnum
+
+from spfemu.events import Event
+from spfemu.kernel import kernel, slowpath
+from spfemu.layout import CPU, MM, PAGE_SHIFT, SYSTEM, VMA, VMACACHE_SIZE, WORD
+from spfemu.mm.flags import DEFAULT_MAP_COUNT, PMD_SHIFT, Errno, Pte, Vm
+from spfemu.mm.rbtree import (
+    RB_WALK_LIMIT,
+    rb_erase,
+    rb_insert_color,
+    rb_link_node,
+    vma_gap_update,
+)
+from spfemu.mm.rcu import call_rcu, rcu_barrier
+from spfemu.mm.rmap import anon_vma_clone, unlink_anon_vmas
+from spfemu.mm.spinlock import spin_lock, spin_unlock
+from spfemu.mm.vmstat import count_vm_event
+from spfemu.primitives import (
+    load,
+    read_once,
+    smp_load_acquire,
+    smp_store_release,
+    store,
+    write_once,
+)
+
+
+class SlabState(IntEnum):
+    """VMA.slab_state."""
+
+    FREE = 0
+    IN_USE = 1
+    RCU_PENDING = 2
+
+
+VMA_CACHE_BATCH = 16
+"""Free slots that move between a CPU's cache and the global list at once."""
+VMA_CACHE_MAX = 2 * VMA_CACHE_BATCH
+"""Most free slots in a CPU's cache."""
+VMA_RESERVE = 3
+"""Most VMAs that one system call makes: a fixed mmap into the middle of a VMA."""
+
+VM_ACCESS_FLAGS = int(Vm.READ | Vm.WRITE | Vm.EXEC)
+VM_MAY_FLAGS = int(Vm.MAYREAD | Vm.MAYWRITE | Vm.MAYEXEC)
+PAGE_NONE = int(Pte.PROTNONE | Pte.ACCESSED)
+PAGE_READONLY_EXEC = int(Pte.PRESENT | Pte.USER | Pte.ACCESSED)
+PAGE_READONLY = PAGE_READONLY_EXEC | int(Pte.NX)
+
+
+@kernel
+def vm_get_page_prot(vm_flags: int) -> int:
+    """Return the pte bits for pages of a private VMA (arch/x86/mm/pgprot.c, protection_map).
+
+    Never writable: the write fault decides whether the page may be written in place.
+    """
+    if (vm_flags & VM_ACCESS_FLAGS) == 0:
+        return PAGE_NONE
+    return PAGE_READONLY_EXEC if vm_flags & Vm.EXEC else PAGE_READONLY
+
+
+@kernel
+def vma_pages(vma: int) -> int:
+    """Return the length of `vma` in pages."""
+    return (load(vma + VMA.vm_end) - load(vma + VMA.vm_start)) >> PAGE_SHIFT
+
+
+# The slab.  A free slot is linked through the word that the RCU callback links use too, so a
+# late reader sees the same garbage in vm_start as in the kernel.  Its other words stay as they
+# were, and the links of the tree never point out of the slab.
+
+
+@kernel
+def vm_area_alloc(cpu: int, mm: int) -> int:
+    """Return a VMA of `mm` with all other fields zero, or 0 if the slab is used up."""
+    vma = vma_slab_alloc(cpu)
+    if vma == 0:
+        return 0
+    for i in range(VMA.slab_state // WORD):
+        store(vma + i * WORD, 0)
+    store(vma + VMA.vm_mm, mm)
+    return vma
+
+
+@kernel
+def vm_area_dup(cpu: int, orig: int) -> int:
+    """Return a copy of `orig` that is not linked and has no anon_vma, or 0 if there is no slot."""
+    vma = vm_area_alloc(cpu, load(orig + VMA.vm_mm))
+    if vma == 0:
+        return 0
+    store(vma + VMA.vm_start, load(orig + VMA.vm_start))
+    store(vma + VMA.vm_end, load(orig + VMA.vm_end))
+    store(vma + VMA.vm_page_prot, load(orig + VMA.vm_page_prot))
+    store(vma + VMA.vm_flags, load(orig + VMA.vm_flags))
+    store(vma + VMA.vm_ops, load(orig + VMA.vm_ops))
+    store(vma + VMA.vm_pgoff, load(orig + VMA.vm_pgoff))
+    store(vma + VMA.vm_file, load(orig + VMA.vm_file))
+    return vma
+
+
+@kernel
+def vm_area_free(cpu: int, vma: int) -> None:
+    """Free an unlinked VMA: after a grace period, or at once if its mm has a single thread.
+
+    With a single thread nobody else can be looking the VMA up.  Source: patch 29 of the series.
+    """
+    mm = load(vma + VMA.vm_mm)
+    if read_once(mm + MM.mm_users) > 1:
+        store(vma + VMA.slab_state, SlabState.RCU_PENDING)
+        call_rcu(cpu, vma)
+    else:
+        vm_area_free_rcu(cpu, vma)
+
+
+@kernel
+def vm_area_free_rcu(cpu: int, vma: int) -> None:
+    """Put a VMA that nobody can reach any more into this CPU's cache: the RCU callback."""
+    store(vma + VMA.slab_state, SlabState.FREE)
+    if load(cpu + CPU.vma_count) >= VMA_CACHE_MAX:
+        vma_slab_drain(cpu)
+    store(vma + VMA.vm_start, load(cpu + CPU.vma_list))
+    store(cpu + CPU.vma_list, vma)
+    store(cpu + CPU.vma_count, load(cpu + CPU.vma_count) + 1)
+
+
+@kernel
+def vma_slab_alloc(cpu: int) -> int:
+    """Take a slot from this CPU's cache, filling it first if it is empty; 0 if that fails."""
+    if load(cpu + CPU.vma_count) == 0:
+        vma_slab_refill(cpu)
+    vma = load(cpu + CPU.vma_list)
+    if vma == 0:
+        return 0
+    store(cpu + CPU.vma_list, load(vma + VMA.vm_start))
+    store(cpu + CPU.vma_count, load(cpu + CPU.vma_count) - 1)
+    store(vma + VMA.generation, load(vma + VMA.generation) + 1)
+    store(vma + VMA.slab_state, SlabState.IN_USE)
+    return vma
+
+
+@slowpath
+def vma_slab_refill(cpu: int) -> None:
+    """Move up to a batch of free slots from the global list into this CPU's cache."""
+    system = load(cpu + CPU.system)
+    local = load(cpu + CPU.vma_list)
+    count = load(cpu + CPU.vma_count)
+    last = count + VMA_CACHE_BATCH
+    spin_lock(cpu, system + SYSTEM.vma_lock)
+    vma = load(system + SYSTEM.vma_free)
+    while vma != 0 and count < last:
+        following = load(vma + VMA.vm_start)
+        store(vma + VMA.vm_start, local)
+        local = vma
+        count += 1
+        vma = following
+    store(system + SYSTEM.vma_free, vma)
+    spin_unlock(system + SYSTEM.vma_lock)
+    store(cpu + CPU.vma_list, local)
+    store(cpu + CPU.vma_count, count)
+
+
+@slowpath
+def vma_slab_drain(cpu: int) -> None:
+    """Move a batch of free slots from this CPU's cache to the global list."""
+    system = load(cpu + CPU.system)
+    vma = load(cpu + CPU.vma_list)
+    spin_lock(cpu, system + SYSTEM.vma_lock)
+    free = load(system + SYSTEM.vma_free)
+    for _ in range(VMA_CACHE_BATCH):
+        following = load(vma + VMA.vm_start)
+        store(vma + VMA.vm_start, free)
+        free = vma
+        vma = following
+    store(system + SYSTEM.vma_free, free)
+    spin_unlock(system + SYSTEM.vma_lock)
+    store(cpu + CPU.vma_list, vma)
+    store(cpu + CPU.vma_count, load(cpu + CPU.vma_count) - VMA_CACHE_BATCH)
+
+
+@kernel
+def vm_area_reserve(cpu: int) -> None:
+    """See, before any lock is taken, that a system call will find the VMAs that it may need.
+
+    The kernel's slab grows while freed VMAs wait for their grace period.  This one does not, so
+    a CPU that unmaps faster than grace periods end waits for its own.
+    """
+    if load(cpu + CPU.vma_count) < VMA_RESERVE:
+        vm_area_reserve_slowpath(cpu)
+
+
+@slowpath
+def vm_area_reserve_slowpath(cpu: int) -> None:
+    """Fill the cache from the global list, else from what this CPU has queued for RCU."""
+    vma_slab_refill(cpu)
+    if load(cpu + CPU.vma_count) < VMA_RESERVE:
+        rcu_barrier(cpu)
+
+
+# The cache of recently found VMAs, one per thread (mm/vmacache.c).
+
+
+@kernel
+def vmacache_hash(addr: int) -> int:
+    """Return the offset of the cache's word for `addr`: areas of 2 MiB share one."""
+    return ((addr >> PMD_SHIFT) & (VMACACHE_SIZE - 1)) * WORD
+
+
+@kernel
+def vmacache_invalidate(mm: int) -> None:
+    """Make all threads forget the VMAs that they have cached.
+
+    Only after the VMA has been unlinked: a speculative lookup that sees the new number must not
+    find the VMA in the tree any more, or it would cache it for the locked lookups that follow.
+    The release pairs with the acquire in `vmacache_valid`; the kernel relies on its locks here,
+    which a speculative lookup does not take.
+    """
+    smp_store_release(mm + MM.vmacache_seqnum, load(mm + MM.vmacache_seqnum) + 1)
+
+
+@kernel
+def vmacache_valid(cpu: int, mm: int) -> int:
+    """Tell whether what this CPU has cached still holds; empty the cache if not.
+
+    The acquire pairs with the release in `vmacache_invalidate`.
+    """
+    if load(cpu + CPU.mm) != mm:
+        return 0
+    seqnum = smp_load_acquire(mm + MM.vmacache_seqnum)
+    if seqnum == load(cpu + CPU.vmacache_seqnum):
+        return 1
+    store(cpu + CPU.vmacache_seqnum, seqnum)
+    for i in range(VMACACHE_SIZE):
+        store(cpu + CPU.vmacache + i * WORD, 0)
+    return 0
+
+
+@kernel
+def vmacache_find(cpu: int, mm: int, addr: int) -> int:
+    """Return the cached VMA of `mm` that covers `addr`, or 0."""
+    if not vmacache_valid(cpu, mm):
+        return 0
+    slot = vmacache_hash(addr)
+    for _ in range(VMACACHE_SIZE):
+        vma = load(cpu + CPU.vmacache + slot)
+        if vma != 0:
+            if read_once(vma + VMA.vm_mm) != mm:
+                return 0
+            if read_once(vma + VMA.vm_start) <= addr and read_once(vma + VMA.vm_end) > addr:
+                return vma
+        slot = (slot + WORD) & (VMACACHE_SIZE * WORD - 1)
+    return 0
+
+
+@kernel
+def vmacache_update(cpu: int, addr: int, vma: int) -> None:
+    """Cache the VMA that a lookup of `addr` has found."""
+    if read_once(vma + VMA.vm_mm) == load(cpu + CPU.mm):
+        store(cpu + CPU.vmacache + vmacache_hash(addr), vma)
+
+
+@kernel
+def vma_rb_lookup(mm: int, addr: int) -> int:
+    """Walk the tree to the first VMA that ends behind `addr`; 0 if there is none.
+
+    May run while the tree changes; then the answer may be wrong, but it is 0 or a slot of the
+    slab, and the walk is bounded (see rbtree.py).
+    """
+    found = 0
+    node = read_once(mm + MM.mm_rb)
+    steps = 0
+    while node != 0:
+        if steps == RB_WALK_LIMIT:
+            return 0
+        steps += 1
+        if read_once(node + VMA.vm_end) > addr:
+            found = node
+            if read_once(node + VMA.vm_start) <= addr:
+                return found
+            node = read_once(node + VMA.rb_left)
+        else:
+            node = read_once(node + VMA.rb_right)
+    return found
+
+
+@kernel
+def __find_vma(cpu: int, mm: int, addr: int) -> int:
+    """Find the first VMA that ends behind `addr`, or 0; it may start behind `addr` too.
+
+    Needs the mmap lock, or rcu_read_lock and a check of mmap_seq afterwards.
+    """
+    vma = vmacache_find(cpu, mm, addr)
+    if vma != 0:
+        return vma
+    vma = vma_rb_lookup(mm, addr)
+    if vma != 0:
+        vmacache_update(cpu, addr, vma)
+    return vma
+
+
+@kernel
+def find_vma(cpu: int, mm: int, addr: int) -> int:
+    """Find the first VMA that ends behind `addr`, or 0; the mmap lock must be held."""
+    return __find_vma(cpu, mm, addr)
+
+
+@kernel
+def find_vma_links(mm: int, addr: int, end: int) -> tuple[int, int]:
+    """Find where a VMA of [addr, end) belongs.
+
+    Returns (1, 0) if it would overlap another, else (0, the VMA before it or 0).  Needs the mmap
+    lock.
+    """
+    prev = 0
+    node = load(mm + MM.mm_rb)
+    while node != 0:
+        if load(node + VMA.vm_end) <= addr:
+            prev = node
+            node = load(node + VMA.rb_right)
+        elif load(node + VMA.vm_start) >= end:
+            node = load(node + VMA.rb_left)
+        else:
+            return 1, 0
+    return 0, prev
+
+
+# Linking.  All of it needs the mmap lock for writing.
+
+
+@kernel
+def vma_link(mm: int, vma: int, prev: int) -> None:
+    """Insert `vma`, whose fields are set, behind `prev` (0: as the first).
+
+    Of two neighbours in order, either the first has no right child or the second no left one:
+    there the new leaf belongs.  Source: vma_link, __vma_link_rb.
+    """
+    following = load(prev + VMA.vm_next) if prev != 0 else load(mm + MM.mmap)
+    root = mm + MM.mm_rb
+    parent = following
+    link = following + VMA.rb_left
+    if prev != 0 and load(prev + VMA.rb_right) == 0:
+        parent = prev
+        link = prev + VMA.rb_right
+    elif following == 0:
+        link = root
+    vma_link_list(mm, vma, prev, following)
+    # the gap of the next VMA has become smaller: everything is to be up to date when
+    # the tree is rotated
+    vma_gap_update(following)
+    rb_link_node(vma, parent, link)
+    vma_gap_update(vma)
+    rb_insert_color(root, vma)
+    store(mm + MM.map_count, load(mm + MM.map_count) + 1)
+
+
+@kernel
+def vma_link_list(mm: int, vma: int, prev: int, following: int) -> None:
+    """Insert `vma` into the list between two neighbours (0: none)."""
+    store(vma + VMA.vm_prev, prev)
+    store(vma + VMA.vm_next, following)
+    if prev != 0:
+        write_once(prev + VMA.vm_next, vma)
+    else:
+        store(mm + MM.mmap, vma)
+    if following != 0:
+        write_once(following + VMA.vm_prev, vma)
+    else:
+        store(mm + MM.highest_vm_end, load(vma + VMA.vm_end))
+
+
+@kernel
+def vma_unlink_list(mm: int, prev: int, following: int) -> None:
+    """Join two VMAs (0: none) in the list after what was between them has left the tree."""
+    if prev != 0:
+        write_once(prev + VMA.vm_next, following)
+    else:
+        store(mm + MM.mmap, following)
+    if following != 0:
+        write_once(following + VMA.vm_prev, prev)
+        vma_gap_update(following)
+    else:
+        store(mm + MM.highest_vm_end, load(prev + VMA.vm_end) if prev != 0 else 0)
+
+
+@kernel
+def detach_vmas_to_be_unmapped(mm: int, vma: int, prev: int, end: int) -> int:
+    """Take `vma` and those behind it that start below `end` out of tree and list.
+
+    They stay linked to each other by vm_next, the last with 0.  Returns the VMA behind them or
+    0.  The caches of VMAs are invalidated last, see `vmacache_invalidate`.
+    """
+    root = mm + MM.mm_rb
+    last = vma
+    detached = 0
+    while vma != 0 and load(vma + VMA.vm_start) < end:
+        rb_erase(root, vma)
+        detached += 1
+        last = vma
+        vma = load(vma + VMA.vm_next)
+    vma_unlink_list(mm, prev, vma)
+    write_once(last + VMA.vm_next, 0)
+    store(mm + MM.map_count, load(mm + MM.map_count) - detached)
+    vmacache_invalidate(mm)
+    return vma
+
+
+@kernel
+def vma_remove(cpu: int, mm: int, vma: int) -> None:
+    """Unlink and free a VMA whose range another one takes over (__vma_adjust, remove_next)."""
+    prev = load(vma + VMA.vm_prev)
+    following = load(vma + VMA.vm_next)
+    rb_erase(mm + MM.mm_rb, vma)
+    vma_unlink_list(mm, prev, following)
+    vmacache_invalidate(mm)
+    store(mm + MM.map_count, load(mm + MM.map_count) - 1)
+    unlink_anon_vmas(cpu, vma)
+    vm_area_free(cpu, vma)
+
+
+# Splitting and merging.  The kernel does both with __vma_adjust; here each case is its own.
+
+
+@kernel
+def vma_set_start(vma: int, start: int) -> None:
+    """Move the start of `vma`, keeping the page offset of each address."""
+    pages = (start - load(vma + VMA.vm_start)) >> PAGE_SHIFT
+    write_once(vma + VMA.vm_start, start)
+    write_once(vma + VMA.vm_pgoff, load(vma + VMA.vm_pgoff) + pages)
+
+
+@kernel
+def vma_expand_down(vma: int, start: int) -> None:
+    """Move the start of `vma` down into the gap before it."""
+    vma_set_start(vma, start)
+    vma_gap_update(vma)
+
+
+@kernel
+def vma_expand_up(mm: int, vma: int, end: int) -> None:
+    """Move the end of `vma` up into the gap behind it."""
+    write_once(vma + VMA.vm_end, end)
+    following = load(vma + VMA.vm_next)
+    if following != 0:
+        vma_gap_update(following)
+    else:
+        store(mm + MM.highest_vm_end, end)
+
+
+@kernel
+def vma_shift_boundary(lower: int, upper: int, addr: int) -> None:
+    """Move the boundary between two VMAs that touch; there is no gap before or after."""
+    write_once(lower + VMA.vm_end, addr)
+    vma_set_start(upper, addr)
+
+
+@kernel
+def __split_vma(cpu: int, mm: int, vma: int, addr: int, new_below: int) -> int:
+    """Split `vma` at `addr`; the new VMA is the lower part if `new_below`.  0 or -ENOMEM."""
+    new = vm_area_dup(cpu, vma)
+    if new == 0:
+        return -Errno.ENOMEM
+    anon_vma_clone(new, vma)
+    if new_below:
+        store(new + VMA.vm_end, addr)
+        vma_set_start(vma, addr)
+        vma_link(mm, new, load(vma + VMA.vm_prev))
+    else:
+        vma_set_start(new, addr)
+        write_once(vma + VMA.vm_end, addr)
+        vma_link(mm, new, vma)
+    count_vm_event(cpu, Event.VMA_SPLIT)
+    return 0
+
+
+@kernel
+def split_vma(cpu: int, mm: int, vma: int, addr: int, new_below: int) -> int:
+    """Split as `__split_vma` unless the process has too many VMAs; 0 or -ENOMEM."""
+    if load(mm + MM.map_count) >= DEFAULT_MAP_COUNT:
+        return -Errno.ENOMEM
+    return __split_vma(cpu, mm, vma, addr, new_below)
+
+
+@kernel
+def is_mergeable_anon_vma(anon_vma1: int, anon_vma2: int) -> int:
+    """Tell whether pages of both may be in one VMA: the same anon_vma, or one has none yet."""
+    return anon_vma1 == 0 or anon_vma2 == 0 or anon_vma1 == anon_vma2
+
+
+@kernel
+def can_vma_merge(vma: int, vm_flags: int, anon_vma: int) -> int:
+    """Tell whether `vma` may take in a range with these flags and anon_vma.
+
+    A VMA without anon_vma takes in none that has one, though the other way round is fine: that
+    is how 5.12 works (is_mergeable_anon_vma wants the VMA's chain to be singular, and an empty
+    one is not).
+    """
+    if load(vma + VMA.vm_flags) != vm_flags or load(vma + VMA.vm_file) != 0:
+        return 0
+    return anon_vma == 0 or anon_vma == load(vma + VMA.anon_vma)
+
+
+@kernel
+def can_vma_merge_after(vma: int, vm_flags: int, anon_vma: int, pgoff: int) -> int:
+    """Tell whether a range may be appended to `vma`; `pgoff` is that of the range."""
+    if not can_vma_merge(vma, vm_flags, anon_vma):
+        return 0
+    return load(vma + VMA.vm_pgoff) + vma_pages(vma) == pgoff
+
+
+@kernel
+def can_vma_merge_before(vma: int, vm_flags: int, anon_vma: int, pgoff: int) -> int:
+    """Tell whether a range may be put in front of `vma`; `pgoff` is that of the range's end."""
+    if not can_vma_merge(vma, vm_flags, anon_vma):
+        return 0
+    return load(vma + VMA.vm_pgoff) == pgoff
+
+
+@kernel
+def vma_merge(
+    cpu: int, mm: int, prev: int, addr: int, end: int, vm_flags: int, anon_vma: int, pgoff: int
+) -> int:
+    """Let a neighbour take over [addr, end) if it is alike; returns that VMA, or 0 if none is.
+
+    `prev` is the VMA before the range, or the one that contains it if it does not start there.
+    The range is a gap (mmap, brk: cases 1 to 3) or all or the end or start of a VMA that gets
+    new flags (mprotect: cases 4 to 8).  Source: vma_merge, where the cases are drawn.
+    """
+    area = load(prev + VMA.vm_next) if prev != 0 else load(mm + MM.mmap)
+    upper = area
+    if area != 0 and load(area + VMA.vm_end) == end:
+        upper = load(area + VMA.vm_next)  # cases 6, 7, 8: the range is all of `area`
+    merge_prev = 0
+    if prev != 0 and load(prev + VMA.vm_end) == addr:
+        merge_prev = can_vma_merge_after(prev, vm_flags, anon_vma, pgoff)
+    merge_upper = 0
+    if upper != 0 and load(upper + VMA.vm_start) == end:
+        pages = (end - addr) >> PAGE_SHIFT
+        merge_upper = can_vma_merge_before(upper, vm_flags, anon_vma, pgoff + pages)
+    if merge_prev and merge_upper:
+        merge_upper = is_mergeable_anon_vma(load(prev + VMA.anon_vma), load(upper + VMA.anon_vma))
+    if merge_prev:
+        vma_merge_after(cpu, mm, prev, area, upper, end, merge_upper)
+    elif merge_upper:
+        vma_merge_before(cpu, mm, prev, area, upper, addr)
+    else:
+        return 0
+    count_vm_event(cpu, Event.VMA_MERGE)
+    return prev if merge_prev else upper
+
+
+@kernel
+def vma_merge_after(
+    cpu: int, mm: int, prev: int, area: int, upper: int, end: int, merge_upper: int
+) -> None:
+    """Expand `prev` to `end`, and over `upper` too if `merge_upper`: cases 1, 2, 5, 6 and 7."""
+    if area != upper:
+        vma_remove(cpu, mm, area)  # cases 6, 7
+    elif area != 0 and load(area + VMA.vm_start) < end:
+        vma_shift_boundary(prev, area, end)  # case 5
+        return
+    if merge_upper:
+        if load(prev + VMA.anon_vma) == 0:
+            anon_vma_clone(prev, upper)
+        end = load(upper + VMA.vm_end)
+        vma_remove(cpu, mm, upper)  # cases 1, 6
+    vma_expand_up(mm, prev, end)
+
+
+@kernel
+def vma_merge_before(cpu: int, mm: int, prev: int, area: int, upper: int, addr: int) -> None:
+    """Expand `upper` down to `addr`: cases 3, 4 and 8."""
+    if prev != 0 and load(prev + VMA.vm_end) > addr:
+        vma_shift_boundary(prev, upper, addr)  # case 4
+        return
+    if area != upper:
+        vma_remove(cpu, mm, area)  # case 8
+    vma_expand_down(upper, addr)
