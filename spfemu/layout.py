@@ -114,7 +114,7 @@ class RWSEM(Struct):
     """rw_semaphore (Linux 5.12, include/linux/rwsem.h)."""
 
     count = word("reader count and flag bits, see mm/rwsem.py", lock="atomic")
-    owner = word("CPU of the writing owner plus one, or 0", lock="count")
+    owner = word("CPU of the owner plus one (a reader: the last known), RWSEM_* flags", lock="count")
     osq = word("tail of the optimistic spin queue: CPU plus one, or 0", lock="atomic")
     wait_lock = word("spinlock over the waiter list", lock="atomic")
     wait_head = word("first waiter (address of an RWSEM_WAITER) or 0", lock="wait_lock")
@@ -126,10 +126,9 @@ class RWSEM_WAITER(Struct):
 
     next = word("next waiter or 0", lock="wait_lock")
     prev = word("previous waiter or 0", lock="wait_lock")
-    type = word("0 waits for reading, 1 for writing", lock="wait_lock")
-    task = word("futex word: 1 while waiting, 0 once granted or woken", lock="atomic")
+    type = word("0 waits for reading, 1 for writing, 2 was granted the lock", lock="wait_lock")
+    task = word("futex word: bit 0 while waiting, bit 1 once signalled", lock="atomic")
     deadline = word("cycle count after which the waiter asks for handoff", lock="owner")
-    handoff = word("1 once this waiter has set the handoff bit", lock="wait_lock")
     cpu = word("address of the waiting CPU's block", lock="owner")
 
 
@@ -220,10 +219,11 @@ class RCU_QUEUE(Struct):
 
     head = word("oldest queued object or 0", lock="owner")
     tail = word("newest queued object or 0", lock="owner")
-    gp = word("grace period after whose end the whole wait list may be run", lock="owner")
+    gp = word("grace period after whose end the wait list may be run", lock="owner")
     wait_head = word("objects waiting for grace period `gp`", lock="owner")
-    wait_tail = word("last of them", lock="owner")
     nr = word("objects queued and waiting", lock="owner")
+    scan_gp = word("grace period that `scan_cpu` is about", lock="owner")
+    scan_cpu = word("first CPU not yet found quiescent in it", lock="owner")
 
 
 class MM(Struct, pad_to_line=True):
@@ -345,6 +345,7 @@ class SYSTEM(Struct, pad_to_line=True):
     histograms = word("address of the first HISTOGRAM; two per CPU: faults, writer operations")
     scratch = word("address of scratch words for tests and probes")
     nr_scratch = word("their number")
+    cycles_per_tick = word("cycles of the counter in a scheduler tick (4 ms: HZ=250)")
 
     stop = word("non-zero: workers leave their loops", lock="atomic", line=True)
     gate = word("futex word: 0 closed, 1 open", lock="atomic", line=True)

@@ -48,6 +48,8 @@ SLOTS = 32
 stacks and libraries), else wherever the real kernel puts it."""
 
 NR_SCRATCH = 512
+CYCLES_PER_TICK = 8_000_000
+"""Until the parent has measured it: 4 ms at 2 GHz."""
 BRK_START = 1 << 32
 MMAP_BASE = (1 << 46) - (1 << 30)
 
@@ -232,6 +234,7 @@ class Segment:
             system[name] = self.address[name]
         system["zero_pfn"] = self.address["frames"]
         system["scratch"], system["nr_scratch"] = self.address["scratch"], NR_SCRATCH
+        system["cycles_per_tick"] = CYCLES_PER_TICK
         system["rcu_gp"] = 1
         self._reset_cpus(seed)
         self._reset_frames()

@@ -110,21 +110,23 @@ def send_ipi(target: int) -> int:
 
 
 @kernel
+def cpu_is_running(target: int) -> int:
+    """Tell whether `target` may use its TLB or walk page tables now.
+
+    Call after making the change visible and smp_mb(), which pairs with the one in cpu_idle_exit.
+    The acquire pairs with the release in cpu_idle_enter: what an idle CPU wrote through its TLB is
+    seen before its frame is read or freed.
+    """
+    return smp_load_acquire(target + CPU.state) == CpuState.RUNNING
+
+
+@kernel
 def wait_for_ipi(cpu: int, target: int, ticket: int) -> None:
     """Wait until `target` has served `ticket`, or is idle and will flush before it goes on.
 
     Serves own IPIs meanwhile: two CPUs may be waiting for each other.
     """
     while smp_load_acquire(target + CPU.ipi_done) < ticket:
-        if read_once(target + CPU.state) != CpuState.RUNNING:
+        if not cpu_is_running(target):
             return
         cpu_relax_poll(cpu)
-
-
-@kernel
-def cpu_is_running(target: int) -> int:
-    """Tell whether `target` may use its TLB or walk page tables now.
-
-    Call after making the change visible and smp_mb(), which pairs with the one in `cpu_wake`.
-    """
-    return read_once(target + CPU.state) == CpuState.RUNNING
