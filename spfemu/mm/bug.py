@@ -4,6 +4,7 @@
 from enum import IntEnum
 
 from spfemu.kernel import kernel
+from spfemu.mm.config import CONFIG_DEBUG_VM
 from spfemu.primitives import panic
 
 
@@ -25,5 +26,5 @@ class Bug(IntEnum):
 @kernel
 def vm_bug_on(condition: int, code: int) -> None:
     """Stop this CPU with `code` if `condition` holds (Linux: VM_BUG_ON_MM)."""
-    if condition != 0:
+    if CONFIG_DEBUG_VM and condition != 0:
         panic(code)

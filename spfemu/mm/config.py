@@ -16,3 +16,7 @@ CONFIG_LATENCY = 0
 
 CONFIG_FAULT_OVERHEAD = 0
 """1: every fault spins for the number of cycles in CPU.fault_overhead."""
+
+CONFIG_DEBUG_VM = 1
+"""1: vm_bug_on stops a CPU whose kernel assertion fails; measured runs are built without, as
+production kernels are."""
