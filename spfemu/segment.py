@@ -256,8 +256,9 @@ class Segment:
         cpus["tlb_tag"] = TLB_GENERATION
         cpus["rcu_qs"] = 1
         # any odd spread of the seed will do; zero would stay zero in an xorshift generator
-        mixed = (index + 1) * 0x9E3779B97F4A7C1 + seed * 0x2545F4914F6CDD1
-        cpus["random"] = (mixed & ((1 << 62) - 1)) | 1
+        mask = (1 << 62) - 1
+        mixed = (index + 1) * 0x9E3779B97F4A7C1 + (seed * 0x2545F4914F6CDD1 & mask)
+        cpus["random"] = (mixed & mask) | 1
 
     def _reset_frames(self) -> None:
         g, pages = self.geometry, self.pages
