@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: MIT
+"""Put together the program of one measurement: kernel, protocol, workload, overrides."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol, cast
+
+import spfemu.mm
+import spfemu.protocols
+import spfemu.workloads
+from spfemu.engines.native import NativeEngine
+from spfemu.engines.plain import PlainEngine
+from spfemu.engines.source import KernelFunction, KernelSourceError, Program, functions_of, link
+from spfemu.errors import UsageError
+from spfemu.workloads.parameters import Needs, Parameters
+
+ENTRY_POINTS = ("worker_setup", "worker_loop", "worker_exit")
+"""What a worker process calls."""
+ENGINES = {
+    "native": "compiled to machine code: for measuring",
+    "plain": "interpreted: for reading, debugging and coverage, about a thousand times slower",
+}
+TARGETS = ("emulator", "host")
+_NO_WORKLOADS = ("common", "no_writers", "parameters")
+
+
+class Engine(Protocol):
+    """What `spfemu.engines` classes have in common."""
+
+    def call(self, name: str, *arguments: int) -> int | tuple[int, ...]:
+        """Run a kernel function."""
+        ...
+
+
+class Workload:
+    """A workload's module, with its Python side typed."""
+
+    def __init__(self, name: str, module: types.ModuleType) -> None:
+        self.name = name
+        self.module = module
+        self.description = _first_line(module)
+        self.defaults: Parameters = module.DEFAULTS
+        self.needs = cast("Callable[[Parameters], Needs]", module.needs)
+        self.iterations = cast("Callable[[Parameters], int]", module.iterations)
+        self.has_writers = hasattr(module, "writer_op")
+        self.overlap_on_host: bool = getattr(module, "OVERLAP_ON_HOST", True)
+
+    def parameters(self, **given: Any) -> Parameters:
+        """Return the parameters with what is not given (None) as the workload has it."""
+        return replace(self.defaults, **{k: v for k, v in given.items() if v is not None})
+
+
+def _first_line(module: types.ModuleType) -> str:
+    return (module.__doc__ or "").strip().splitlines()[0]
+
+
+def _modules(package: types.ModuleType) -> dict[str, types.ModuleType]:
+    """Import all modules of a package."""
+    names = [m.name for m in pkgutil.iter_modules(package.__path__) if not m.ispkg]
+    return {n: importlib.import_module(f"{package.__name__}.{n}") for n in sorted(names)}
+
+
+def workloads() -> dict[str, Workload]:
+    """All workloads by the name that the command line uses."""
+    found = {}
+    for module_name, module in _modules(spfemu.workloads).items():
+        if module_name not in _NO_WORKLOADS:
+            name = getattr(module, "NAME", module_name)
+            found[name] = Workload(name, module)
+    return found
+
+
+def protocols() -> dict[str, types.ModuleType]:
+    """All protocols by the name that the command line uses."""
+    return {name.replace("_", "-"): m for name, m in _modules(spfemu.protocols).items()}
+
+
+def list_workloads() -> dict[str, str]:
+    """Name and one-line description of each workload."""
+    return {name: workload.description for name, workload in workloads().items()}
+
+
+def list_protocols() -> dict[str, str]:
+    """Name and one-line description of each protocol."""
+    return {name: _first_line(module) for name, module in protocols().items()}
+
+
+def choose(kind: str, name: str, known: Iterable[str]) -> str:
+    """Return `name` if it is known; raises UsageError that suggests the nearest one."""
+    names = list(known)
+    if name in names:
+        return name
+    close = difflib.get_close_matches(name, names, 1)
+    hint = f"; did you mean '{close[0]}'?" if close else ""
+    raise UsageError(f"no {kind} '{name}'{hint} ({', '.join(names)})")
+
+
+def workload(name: str) -> Workload:
+    """Return the workload `name`; raises UsageError."""
+    known = workloads()
+    return known[choose("workload", name, known)]
+
+
+def compose(
+    workload_name: str,
+    protocol: str = "spf",
+    target: str = "emulator",
+    config: Mapping[str, int] | None = None,
+    overrides: Sequence[str] = (),
+) -> Program:
+    """Return the program that workers of a measurement run.
+
+    Layers, the later ones replacing functions of the earlier: the emulated kernel, the protocol,
+    the workload, on the host target the real kernel's calls, the override files.  What no worker
+    can reach is left out, kernel assertions too unless `config` asks for CONFIG_DEBUG_VM.  Raises
+    UsageError for a name that is not known, KernelSourceError for
+    an override that cannot be used.
+    """
+    choose("target", target, TARGETS)
+    known = protocols()
+    kernel_modules = list(_modules(spfemu.mm).values())
+    common = importlib.import_module("spfemu.workloads.common")
+    no_writers = importlib.import_module("spfemu.workloads.no_writers")
+    modules = [
+        *kernel_modules,
+        known[choose("protocol", protocol, known)],
+        common,
+        no_writers,
+        workload(workload_name).module,
+    ]
+    if target == "host":
+        modules.append(importlib.import_module("spfemu.host.calls"))
+    measured = {"CONFIG_DEBUG_VM": 0, **(config or {})}
+    program = link([functions_of(m) for m in modules], measured, overrides)
+    return reachable(program, ENTRY_POINTS)
+
+
+def reachable(program: Program, entry_points: Iterable[str]) -> Program:
+    """Return `program` without the functions that no entry point calls."""
+    wanted: set[str] = set()
+    stack = list(entry_points)
+    while stack:
+        name = stack.pop()
+        if name not in wanted:
+            wanted.add(name)
+            stack.extend(program.functions[name].calls)
+    kept: dict[str, KernelFunction] = {n: f for n, f in program.functions.items() if n in wanted}
+    for name in program.overridden:
+        if name not in wanted:
+            function = program.functions[name]
+            raise KernelSourceError(
+                f"{function.file}:{function.tree.lineno}: '{name}' is never called by this "
+                "workload with this protocol: the override would change nothing"
+            )
+    return replace(program, functions=kept)
+
+
+def make_engine(name: str, program: Program) -> Engine:
+    """Compile or bind `program`; raises UsageError for an unknown engine."""
+    choose("engine", name, ENGINES)
+    if name == "native":
+        return NativeEngine(program)
+    return PlainEngine(program)

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: MIT
+"""What is to be measured, checked before anything is started."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from spfemu.errors import UsageError
+from spfemu.layout import NR_CPUS_MAX
+from spfemu.measure import build, topology
+from spfemu.segment import PCP_BATCH, Geometry
+from spfemu.workloads.parameters import Parameters
+
+Progress = Callable[[str, float | None], None]
+"""Called with what is being done and the fraction done (None: unknown).
+
+It must not start threads: workers are forked while it is in use.
+"""
+
+MODES = ("threads", "processes")
+TABLE_FREE = ("rcu", "irq")
+SEQ_LINE = ("shared", "own")
+SLACK_FRAMES = 256
+"""Frames per CPU on its own lists (up to four batches), and tables waiting for a grace period."""
+SLACK_VMAS = 256
+"""VMA slots per CPU that are cached or wait for a grace period."""
+
+
+def quiet(_message: str, _fraction: float | None) -> None:
+    """Report nothing."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One configuration to measure; what is None becomes the workload's default."""
+
+    workload: str
+    protocol: str = "spf"
+    target: str = "emulator"
+    engine: str = "native"
+    mode: str = "threads"
+    workers: int = 1
+    writers: int = 0
+    seconds: float = 1.0
+    """Length of a sample."""
+    warmup: float = 0.2
+    """Seconds that run before a sample and are dropped."""
+    repeats: int = 5
+    size: int | None = None
+    areas: int | None = None
+    pages: int | None = None
+    rate: float | None = None
+    overlap: bool = False
+    table_free: str = "rcu"
+    seq_line: str = "shared"
+    seed: int = field(default_factory=lambda: secrets.randbits(32))
+    overrides: tuple[str, ...] = ()
+    fault_overhead_ns: float = 0.0
+    latency: bool = False
+    huge_pages: bool = False
+    """Host target: leave transparent huge pages as the system has them."""
+
+    def __post_init__(self) -> None:
+        workload = build.workload(self.workload)
+        build.choose("protocol", self.protocol, build.protocols())
+        build.choose("target", self.target, build.TARGETS)
+        build.choose("engine", self.engine, build.ENGINES)
+        build.choose("mode", self.mode, MODES)
+        build.choose("way of freeing page tables", self.table_free, TABLE_FREE)
+        build.choose("place of mmap_seq", self.seq_line, SEQ_LINE)
+        _in_range("workers", self.workers, 1, NR_CPUS_MAX)
+        _in_range("writers", self.writers, 0, NR_CPUS_MAX - self.workers)
+        _in_range("seconds", self.seconds, 0.01, 3600)
+        _in_range("warm-up seconds", self.warmup, 0, 3600)
+        _in_range("repeats", self.repeats, 1, 1000)
+        _in_range("fault overhead [ns]", self.fault_overhead_ns, 0, 1e6)
+        parameters = self.parameters
+        _in_range("size", parameters.size, 4096, 1 << 40)
+        _in_range("areas", parameters.areas, 1, 1 << 16)
+        _in_range("pages", parameters.pages, 1, max(1, parameters.size_pages))
+        _in_range("rate", parameters.rate, 0, 1e9)
+        self._check_writers(workload)
+        if self.target == "host" and self.engine != "native":
+            raise UsageError("--target host runs compiled code only: use --engine native")
+
+    def _check_writers(self, workload: build.Workload) -> None:
+        if self.writers and not workload.has_writers:
+            raise UsageError(
+                f"{self.workload} has no writers; workloads that have: "
+                + ", ".join(n for n, w in build.workloads().items() if w.has_writers)
+            )
+        if self.writers and self.protocol == "bare" and self.target == "emulator":
+            raise UsageError(
+                "protocol bare takes no lock and cannot run with writers: use --writers 0"
+            )
+        if self.overlap and not workload.has_writers:
+            raise UsageError(f"{self.workload} has no writers that could overlap")
+        if self.overlap and self.target == "host" and not workload.overlap_on_host:
+            raise UsageError(
+                f"{self.workload} with overlap would be a real SIGSEGV on the host: "
+                "leave out --overlap"
+            )
+
+    @property
+    def parameters(self) -> Parameters:
+        """What the workload is told."""
+        return build.workload(self.workload).parameters(
+            size=self.size,
+            areas=self.areas,
+            pages=self.pages,
+            rate=self.rate,
+            overlap=self.overlap,
+            workers=self.workers,
+            writers=self.writers,
+        )
+
+    @property
+    def config(self) -> dict[str, int]:
+        """The CONFIG_* that are compiled in."""
+        return {
+            "CONFIG_MMU_GATHER_RCU_TABLE_FREE": int(self.table_free == "rcu"),
+            "CONFIG_MMAP_SEQ_OWN_LINE": int(self.seq_line == "own"),
+            "CONFIG_LATENCY": int(self.latency),
+            "CONFIG_FAULT_OVERHEAD": int(self.fault_overhead_ns > 0),
+        }
+
+    @property
+    def nr_cpus(self) -> int:
+        """Workers and writers."""
+        return self.workers + self.writers
+
+    @property
+    def nr_mms(self) -> int:
+        """One mm for all threads, or one per worker process."""
+        return 1 if self.mode == "threads" else self.workers
+
+    def mm_of(self, index: int) -> int:
+        """Index of the mm that CPU `index` runs; writers share those of the workers."""
+        if self.mode == "threads":
+            return 0
+        return index if index < self.workers else (index - self.workers) % self.workers
+
+    @property
+    def geometry(self) -> Geometry:
+        """The segment that the plan needs."""
+        if self.target == "host":
+            return Geometry(self.nr_cpus, self.nr_mms, 16 + self.nr_mms, 8, 8)
+        needs = build.workload(self.workload).needs(self.parameters)
+        frames = needs.frames + self.nr_cpus * SLACK_FRAMES + self.nr_mms + PCP_BATCH
+        vmas = needs.vmas + (self.nr_cpus + 1) * SLACK_VMAS
+        return Geometry(self.nr_cpus, self.nr_mms, frames, vmas, vmas)
+
+    def with_workers(self, workers: int) -> Plan:
+        """Return the same plan for another number of workers."""
+        return replace(self, workers=workers)
+
+    def label(self) -> str:
+        """Return how messages name what is measured."""
+        what = "host" if self.target == "host" else self.protocol
+        plural = "" if self.workers == 1 else "s"
+        return f"{what}, {self.workers} worker{plural}"
+
+    def placement(self) -> list[int]:
+        """CPU for each worker and writer; CPUs are shared once there are more than cores."""
+        order = topology.worker_order(topology.cores())
+        return [order[i % len(order)] for i in range(self.nr_cpus)]
+
+    def notes(self) -> list[str]:
+        """Return what a reader of the result has to know and cannot see in the figures."""
+        available = topology.cores()
+        notes = []
+        if self.nr_cpus > len(available):
+            notes.append(
+                f"{self.nr_cpus} workers and writers share {len(available)} CPUs: this is no "
+                "point of a scaling curve"
+            )
+        elif self.nr_cpus > len({(c.package, c.core) for c in available}):
+            notes.append("some workers share a core with another as SMT siblings")
+        load = os.getloadavg()[0]
+        if load > len(available) / 2:
+            notes.append(f"the machine is busy: load {load:.1f} on {len(available)} CPUs")
+        return notes
+
+
+def _in_range(what: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise UsageError(f"{what} must be from {low:g} to {high:g}, not {value:g}")

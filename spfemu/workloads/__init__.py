@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: MIT
+"""What the emulated threads do, as kernel functions that also run on the real kernel.
+
+A workload is a module with the kernel functions ``workload_setup(cpu)`` and ``workload_op(cpu)``
+(both return 0 or a negative errno), and ``writer_setup``, ``writer_op`` if it has writers; those
+of `spfemu.workloads.no_writers` stand in otherwise.  Set-ups run one worker after another, before
+any operation.  Beside them, in ordinary Python, stand
+
+* ``DEFAULTS``, the `Parameters` that are not given;
+* ``needs(parameters)``, the frames and VMAs that it may hold at one time (`Needs`);
+* ``iterations(parameters)``, what will-it-scale counts for one operation;
+* ``NAME``, if the command line's name is not the module's.
+
+The first line of the module's docstring is its description.
+"""

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: MIT
+"""Kernel functions that several workloads use."""
+
+from spfemu.kernel import kernel
+from spfemu.layout import CPU, PAGE_SHIFT, PAGE_SIZE, SYSTEM
+from spfemu.mm.flags import Map, Prot
+from spfemu.mm.mmu import user_read, user_write
+from spfemu.mm.sched import cond_resched, cpu_sleep
+from spfemu.mm.syscalls import sys_mmap
+from spfemu.primitives import load, read_cycles, read_once, store
+from spfemu.workloads.parameters import Param, State
+
+ANONYMOUS = int(Map.PRIVATE | Map.ANONYMOUS)
+READ_WRITE = int(Prot.READ | Prot.WRITE)
+RANDOM_MASK = (1 << 62) - 1
+SLEEP_NS_MAX = 50_000_000
+"""Longest sleep at once: a writer still notices soon that it shall stop."""
+
+
+@kernel
+def map_anonymous(cpu: int, length: int) -> int:
+    """Map `length` bytes of private memory wherever there is room; the address or -errno."""
+    return sys_mmap(cpu, 0, length, READ_WRITE, ANONYMOUS)
+
+
+@kernel
+def write_pages(cpu: int, start: int, end: int) -> int:
+    """Write a word to every page of [start, end); 0 or the first error."""
+    address = start
+    while address < end:
+        result = user_write(cpu, address, address)
+        if result < 0:
+            return result
+        address += PAGE_SIZE
+    return 0
+
+
+@kernel
+def read_pages(cpu: int, start: int, end: int) -> int:
+    """Read a word of every page of [start, end); 0 or the first error."""
+    address = start
+    while address < end:
+        result, _value = user_read(cpu, address)
+        if result < 0:
+            return result
+        address += PAGE_SIZE
+    return 0
+
+
+@kernel
+def workload_random(cpu: int) -> int:
+    """Draw the next random number of this CPU, 62 bits (Marsaglia's xorshift)."""
+    x = load(cpu + CPU.random)
+    x = (x ^ (x << 13)) & RANDOM_MASK
+    x = x ^ (x >> 7)
+    x = (x ^ (x << 17)) & RANDOM_MASK
+    store(cpu + CPU.random, x)
+    return x
+
+
+@kernel
+def random_below(cpu: int, limit: int) -> int:
+    """Draw a number from 0 to limit - 1; `limit` is below 2^31."""
+    return ((workload_random(cpu) >> 31) * limit) >> 31
+
+
+@kernel
+def pages_of(length: int) -> int:
+    """Whole pages of `length` bytes, rounded up."""
+    return (length + PAGE_SIZE - 1) >> PAGE_SHIFT
+
+
+@kernel
+def wait_for_turn(cpu: int) -> int:
+    """Sleep until the writer's next operation is due; 1 if it is, 0 if the run stops.
+
+    A writer that is late does not catch up: its next turn counts from now.
+    """
+    period = load(cpu + Param.PERIOD)
+    if period == 0:
+        return 1
+    stop = load(cpu + CPU.system) + SYSTEM.stop
+    due = load(cpu + State.NEXT)
+    now = read_cycles()
+    while now < due:
+        if read_once(stop) != 0:
+            return 0
+        left = ((due - now) * load(cpu + Param.NS_PER_CYCLE)) >> 20
+        if left > SLEEP_NS_MAX:
+            left = SLEEP_NS_MAX
+        cpu_sleep(cpu, cpu + State.TIMER, 0, left)
+        cond_resched(cpu)
+        now = read_cycles()
+    store(cpu + State.NEXT, now + period)
+    return 1

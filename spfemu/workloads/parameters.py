@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: MIT
+"""What a workload can be told, on the Python side and in ``CPU.workload``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from spfemu.layout import CPU, PAGE_SIZE, WORD
+
+FIRST_STATE = 16
+
+
+class Param(IntEnum):
+    """Byte offsets in a CPU block of the words that the parent writes before the set-up."""
+
+    SIZE = CPU.workload + 0 * WORD
+    """Bytes of an area."""
+    AREAS = CPU.workload + 1 * WORD
+    PAGES = CPU.workload + 2 * WORD
+    """Pages touched per operation and area."""
+    PERIOD = CPU.workload + 3 * WORD
+    """Least time between two operations of a writer [cycles]; 0: none."""
+    OVERLAP = CPU.workload + 4 * WORD
+    """1: writers work in the areas in which the workers fault."""
+    WORKER = CPU.workload + 5 * WORD
+    """Index of this worker among the workers (or writer among the writers) of its mm."""
+    WORKERS = CPU.workload + 6 * WORD
+    """Workers (or writers) of its mm."""
+    LEADER = CPU.workload + 7 * WORD
+    """Address of the CPU block of the first worker of this mm, which makes what all share."""
+    BRK_GAP = CPU.workload + 8 * WORD
+    """Bytes left between the present break and the part of the heap that is used."""
+    NS_PER_CYCLE = CPU.workload + 9 * WORD
+    """Nanoseconds per cycle, in units of 2^-20."""
+
+
+class State(IntEnum):
+    """Byte offsets in a CPU block of the words that belong to the workload."""
+
+    AREA = CPU.workload + FIRST_STATE * WORD
+    """First address of what is mapped."""
+    STRIDE = CPU.workload + (FIRST_STATE + 1) * WORD
+    """Distance between areas [bytes]."""
+    NEXT = CPU.workload + (FIRST_STATE + 2) * WORD
+    """Cycle count before which a writer does nothing."""
+    TIMER = CPU.workload + (FIRST_STATE + 3) * WORD
+    """Futex word that stays 0: a writer sleeps on it."""
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """How a workload is run; `None` becomes the workload's default."""
+
+    size: int = 16 << 20
+    """Bytes of an area."""
+    areas: int = 1
+    pages: int = 1
+    """Pages touched per operation and area, where that is not the whole area."""
+    rate: float = 0.0
+    """Operations per second and writer; 0: as fast as they can."""
+    overlap: bool = False
+    workers: int = 1
+    writers: int = 0
+
+    @property
+    def size_pages(self) -> int:
+        """Pages of an area."""
+        return -(-self.size // PAGE_SIZE)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a workload may hold at one time, in all its workers together."""
+
+    frames: int
+    vmas: int
+
+
+def table_frames(pages: int, regions: int) -> int:
+    """Page tables that `regions` mappings of `pages` pages in all need at most."""
+    return pages // 512 + 6 * regions

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: MIT
+"""One mapping for all workers: each writes to every page of its part, then drops the part.
+
+After SGI's page fault test (pft), which maps once and faults once; here each round ends with
+madvise(MADV_DONTNEED) of the worker's own part, so that it can be repeated.  `size` is one part.
+"""
+
+from spfemu.kernel import kernel
+from spfemu.mm.flags import Madv
+from spfemu.mm.syscalls import sys_madvise
+from spfemu.primitives import load, store
+from spfemu.workloads.common import map_anonymous, write_pages
+from spfemu.workloads.parameters import Needs, Param, Parameters, State, table_frames
+
+DEFAULTS = Parameters(size=16 << 20)
+
+
+def needs(parameters: Parameters) -> Needs:
+    """One part per worker."""
+    pages = parameters.size_pages * parameters.workers
+    return Needs(pages + table_frames(pages, parameters.workers), parameters.workers)
+
+
+def iterations(parameters: Parameters) -> int:
+    """Pages touched."""
+    return parameters.size_pages
+
+
+@kernel
+def workload_setup(cpu: int) -> int:
+    """Map all parts if this is the first worker of the mm, else take the mapping it made."""
+    leader = load(cpu + Param.LEADER)
+    if leader == cpu:
+        area = map_anonymous(cpu, load(cpu + Param.SIZE) * load(cpu + Param.WORKERS))
+        if area < 0:
+            return area
+        store(cpu + State.AREA, area)
+    else:
+        store(cpu + State.AREA, load(leader + State.AREA))
+    return 0
+
+
+@kernel
+def workload_op(cpu: int) -> int:
+    """Write to every page of the own part and drop it again."""
+    size = load(cpu + Param.SIZE)
+    part = load(cpu + State.AREA) + load(cpu + Param.WORKER) * size
+    result = write_pages(cpu, part, part + size)
+    if result < 0:
+        return result
+    return sys_madvise(cpu, part, size, Madv.DONTNEED)
