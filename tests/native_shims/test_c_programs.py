@@ -37,7 +37,7 @@ def run(*command: str | Path) -> str:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_c_programs(variant: str, tmp_path: Path) -> None:
     output = run(
-        "make", "-C", ROOT / "native_shims", "check", f"BUILD={tmp_path}", *VARIANTS[variant]
+        "make", "-C", Path(__file__).parent / "c", "check", f"BUILD={tmp_path}", *VARIANTS[variant]
     )
 
     assert output.count("tests passed") == (1 if variant == "ucontext" else 5)
