@@ -45,6 +45,7 @@ class Vm(IntFlag):
     MAYEXEC = 0x40
     MAYSHARE = 0x80
     GROWSDOWN = 0x100
+    ACCOUNT = 0x100000
 
 
 class Errno(IntEnum):

@@ -31,7 +31,7 @@ from spfemu.primitives import load, store
 
 MAP_TYPE = 0x0F
 """The bits of mmap's flags that say shared or private."""
-VM_DATA_FLAGS = int(Vm.READ | Vm.WRITE) | VM_MAY_FLAGS
+VM_DATA_FLAGS = int(Vm.READ | Vm.WRITE | Vm.ACCOUNT) | VM_MAY_FLAGS
 """vm_flags of the heap."""
 
 
@@ -197,7 +197,11 @@ def do_mmap(cpu: int, mm: int, addr: int, length: int, prot: int, flags: int) ->
             return -Errno.EEXIST
     if (flags & MAP_TYPE) != Map.PRIVATE:
         return -Errno.EINVAL
-    return mmap_region(cpu, mm, addr, length, calc_vm_prot_bits(prot) | VM_MAY_FLAGS)
+    vm_flags = calc_vm_prot_bits(prot) | VM_MAY_FLAGS
+    if vm_flags & Vm.WRITE:
+        # counts against the commit limit; here it only decides what can be merged
+        vm_flags = vm_flags | Vm.ACCOUNT
+    return mmap_region(cpu, mm, addr, length, vm_flags)
 
 
 @kernel

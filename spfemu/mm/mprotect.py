@@ -3,7 +3,7 @@
 
 from spfemu.kernel import kernel
 from spfemu.layout import MM, PAGE_MASK, PAGE_SHIFT, VMA
-from spfemu.mm.flags import Errno, Prot
+from spfemu.mm.flags import Errno, Prot, Vm
 from spfemu.mm.mmap import calc_vm_prot_bits, page_align
 from spfemu.mm.vma import (
     VM_ACCESS_FLAGS,
@@ -30,8 +30,11 @@ def mprotect_fixup(
     page protection change before the page table does, so whoever reads the VMA and then finds an
     old entry knows better than the entry.
     """
-    if load(vma + VMA.vm_flags) == vm_flags:
+    old_flags = load(vma + VMA.vm_flags)
+    if old_flags == vm_flags:
         return 0, vma
+    if vm_flags & Vm.WRITE and (old_flags & Vm.WRITE) == 0:
+        vm_flags = vm_flags | Vm.ACCOUNT  # and keeps it when it is no longer writable
     pgoff = load(vma + VMA.vm_pgoff) + ((start - load(vma + VMA.vm_start)) >> PAGE_SHIFT)
     merged = vma_merge(cpu, mm, prev, start, end, vm_flags, load(vma + VMA.anon_vma), pgoff)
     if merged != 0:
