@@ -12,12 +12,12 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, cast
 
 import llvmlite.binding as llvm
 from llvmlite import ir
 
-from spfemu.engines.source import KernelFunction, Program, constant
+from spfemu.engines.source import KernelFunction, Program, called, constant
 
 I1, I8, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 PTR = ir.PointerType()
@@ -352,10 +352,10 @@ class _FunctionEmitter:
         self.builder.branch(head)
         self.builder.position_at_end(end)
 
-    def _break(self, node: ast.Break) -> None:
+    def _break(self, _node: ast.Break) -> None:
         self.builder.branch(self.loops[-1][1])
 
-    def _continue(self, node: ast.Continue) -> None:
+    def _continue(self, _node: ast.Continue) -> None:
         self.builder.branch(self.loops[-1][0])
 
     # expressions
@@ -370,7 +370,7 @@ class _FunctionEmitter:
 
     def _value(self, node: ast.expr, *, allow_tuple: bool = False) -> ir.Value:
         if isinstance(node, ast.Constant):
-            return ir.Constant(I64, int(node.value))
+            return ir.Constant(I64, int(cast("int", node.value)))
         if isinstance(node, ast.Name) and node.id in self.variables:
             return self.builder.load(self.variables[node.id], typ=I64)
         if isinstance(node, ast.Name | ast.Attribute):
@@ -475,8 +475,7 @@ class _FunctionEmitter:
         return self.builder.load(result, typ=I64)
 
     def _call(self, node: ast.Call) -> ir.Value:
-        assert isinstance(node.func, ast.Name)
-        name = node.func.id
+        name = called(node)
         arguments = [self._value(a) for a in node.args]
         if name in self.compiler.functions:
             return self.builder.call(self.compiler.functions[name], arguments)

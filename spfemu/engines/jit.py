@@ -15,6 +15,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import llvmlite
@@ -26,6 +27,8 @@ from spfemu.engines.source import Program
 
 KEEP_OBJECTS = 200
 """Objects kept in the cache; the least recently used go first."""
+
+DIGEST_BYTES = hashlib.sha256().digest_size
 
 SHIM_SYMBOLS = (
     "spf_futex_wait",
@@ -111,17 +114,12 @@ class Compiled:
                 )
             ).encode()
         ).hexdigest()
-        directory = cache_directory()
-        path = directory / f"{key[:40]}.o"
-        try:
-            image = path.read_bytes()
-            path.touch()
-        except OSError:
-            image = b""
-        if image:
-            return image, True
+        path = cache_directory() / f"{key[:40]}.o"
+        found = _find(path)
+        if found is not None:
+            return found, True
         image = optimise(assembly, machine, level)
-        _keep(directory, path, image)
+        _keep(path, image)
         return image, False
 
     def entry(self, name: str) -> int:
@@ -151,15 +149,33 @@ class Compiled:
         return kernel_function
 
 
-def _keep(directory: Path, path: Path, image: bytes) -> None:
-    """Write the object for the next run; a cache that cannot be written is only slower."""
+def _find(path: Path) -> bytes | None:
+    """Return the object at `path` if it is there and whole: its digest precedes it."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=directory, delete=False) as file:
-            file.write(image)
-        Path(file.name).replace(path)
-        old = sorted(directory.glob("*.o"), key=lambda p: p.stat().st_mtime)
+        stored = path.read_bytes()
+    except OSError:
+        return None
+    digest, image = stored[:DIGEST_BYTES], stored[DIGEST_BYTES:]
+    if hashlib.sha256(image).digest() != digest:
+        return None
+    with suppress(OSError):  # a cache that may only be read keeps no order of use
+        path.touch()
+    return image
+
+
+def _keep(path: Path, image: bytes) -> None:
+    """Write the object for the next run; a cache that cannot be written is only slower."""
+    partial: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".new", delete=False) as file:
+            partial = Path(file.name)
+            file.write(hashlib.sha256(image).digest() + image)
+        partial.replace(path)
+        old = sorted(path.parent.glob("*.o"), key=lambda p: p.stat().st_mtime)
         for stale in old[:-KEEP_OBJECTS]:
             stale.unlink(missing_ok=True)
     except OSError:
-        return
+        if partial is not None:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from spfemu.mm.bug import Bug
 from spfemu.primitives import PRIMITIVES
 
 
-class KernelPanic(Exception):
+class KernelPanic(Exception):  # noqa: N818 the kernel calls it so
     """A kernel assertion failed; `code` says which (see mm/bug.py)."""
 
     def __init__(self, code: int) -> None:
@@ -48,7 +48,7 @@ class PlainEngine:
         for name, function in program.functions.items():
             namespace = {**function.module_names, **bound}
             python = function.python
-            code = python.__code__  # type: ignore[attr-defined]
+            code = python.__code__
             self.functions[name] = types.FunctionType(code, namespace, name)
             namespaces.append(namespace)
         for namespace in namespaces:

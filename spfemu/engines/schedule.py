@@ -15,7 +15,7 @@ from spfemu.engines.points import ScriptError
 from spfemu.engines.stepped import FiberState, StuckError
 
 if TYPE_CHECKING:
-    from spfemu.engines.script import Script, ScriptCpu
+    from spfemu.engines.script import Script
 
 
 class RandomScheduler:
@@ -27,7 +27,7 @@ class RandomScheduler:
 
     def __init__(self, script: Script, seed: int) -> None:
         self.script = script
-        self._choose = random.Random(seed)
+        self._choose = random.Random(seed)  # noqa: S311 it has to repeat, not to be secret
         self._switch = 2.0 ** -self._choose.uniform(1, 8)
         self._turns: list[tuple[str, int]] = []
 
@@ -49,7 +49,7 @@ class RandomScheduler:
         return " ".join(f"{name}{count or '~'}" for name, count in self._turns)
 
     def _run(self) -> None:
-        current: ScriptCpu | None = None
+        current = None
         for _ in range(self.script.steps_max):
             ready = [c for c in self.script.cpus if c.state is FiberState.READY]
             if not ready:
@@ -58,9 +58,8 @@ class RandomScheduler:
                 continue
             if current not in ready or self._choose.random() < self._switch:
                 current = self._choose.choice(ready)
-            assert current is not None
             self._count_step(current.name)
-            current.takes_steps(1)
+            current.advance()
         raise StuckError(f"{self.script.steps_max} steps are not enough: {self.script.where()}")
 
     def _count_step(self, name: str) -> None:

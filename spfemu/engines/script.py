@@ -128,7 +128,7 @@ class ScriptCpu:
             raw = self.fiber.raw
             if raw[0] != _READY or raw[1] == _PANIC:
                 raise self._failure(f"takes only {taken} of {count} steps")
-            self._advance()
+            self.advance()
         return self
 
     def times_out(self) -> ScriptCpu:
@@ -161,7 +161,7 @@ class ScriptCpu:
                     raise self._failure(f"waits without {_goal(target)}")
             if not budget.take():
                 raise self._failure(f"takes {self.script.steps_max} steps without {_goal(target)}")
-            if self._advance() and target is not None and self._passes(target, leaving):
+            if self.advance() and target is not None and self._passes(target, leaving):
                 seen += 1
                 if seen == target.point.nth:
                     self._named_stop = not target.on_departure
@@ -201,7 +201,7 @@ class ScriptCpu:
                     continue
                 if not budget.take():
                     return False
-                other._advance()
+                other.advance()
                 moved = True
                 if self._can_go_on(watched):
                     return True
@@ -215,7 +215,7 @@ class ScriptCpu:
             return True  # it slept and was woken
         return any(_peek(address) != value for address, value in watched.items())
 
-    def _advance(self) -> bool:
+    def advance(self) -> bool:
         """Take one step; tells whether it arrived at a new stop or its end (not: fell asleep)."""
         fiber = self.fiber
         self._named_stop = False

@@ -16,7 +16,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from spfemu.primitives import PRIMITIVES
 
@@ -48,7 +48,7 @@ class KernelFunction:
     @property
     def module_names(self) -> dict[str, Any]:
         """Global names as the function's own module sees them."""
-        return self.python.__globals__  # type: ignore[no-any-return]
+        return self.python.__globals__
 
     def error(self, node: ast.AST, reason: str) -> KernelSourceError:
         """Build the error for a place inside this function."""
@@ -78,6 +78,11 @@ def functions_of(module: types.ModuleType) -> dict[str, KernelFunction]:
     for name, value in vars(module).items():
         kind = getattr(value, "__kernel__", None)
         if kind and value.__module__ == module.__name__:
+            if name not in trees:
+                raise KernelSourceError(
+                    f"{file}:{value.__code__.co_firstlineno}: '{name}' must be defined by a 'def' "
+                    "of that name at the top level of its file"
+                )
             found[name] = KernelFunction(name, trees[name], value, file, kind == "slowpath")
     return found
 
@@ -147,6 +152,8 @@ def link(
         files.append(path)
     for function in functions.values():
         _check(function, functions)
+    for function in functions.values():
+        _check_results_used(function, functions)
     called = {callee for f in functions.values() for callee in f.calls}
     for name, new in added.items():
         if name not in called:
@@ -159,6 +166,7 @@ def link(
 
 
 def _same_parameters(old: KernelFunction, new: KernelFunction) -> None:
+    _check_parameters(new)
     if old.parameters != new.parameters:
         raise new.error(
             new.tree,
@@ -220,17 +228,19 @@ _OPERATORS = (
     ast.LtE,
     ast.Gt,
     ast.GtE,
-    ast.Load,
-    ast.Store,
 )
+
+
+def _check_parameters(function: KernelFunction) -> None:
+    args = function.tree.args
+    if args.defaults or args.kwonlyargs or args.vararg or args.kwarg or args.posonlyargs:
+        raise function.error(function.tree, f"'{function.name}' may take plain parameters only")
 
 
 def _check(function: KernelFunction, functions: Mapping[str, KernelFunction]) -> None:
     """Check one function against the restricted style; fill in its calls and results."""
     tree = function.tree
-    args = tree.args
-    if args.defaults or args.kwonlyargs or args.vararg or args.kwarg or args.posonlyargs:
-        raise function.error(tree, f"'{function.name}' may take plain parameters only")
+    _check_parameters(function)
     calls: list[str] = []
     results: set[int] = set()
     bound = set(function.parameters) | {
@@ -245,12 +255,11 @@ def _check(function: KernelFunction, functions: Mapping[str, KernelFunction]) ->
             raise function.error(
                 node, f"{type(node).__name__} expressions are outside the restricted style"
             )
-        if isinstance(node, ast.operator | ast.unaryop | ast.boolop | ast.cmpop) and not isinstance(
-            node, _OPERATORS
-        ):
-            raise function.error(
-                tree, f"operator {type(node).__name__} is outside the restricted style"
-            )
+        for operator in [node.op] if hasattr(node, "op") else getattr(node, "ops", []):
+            if not isinstance(operator, _OPERATORS):
+                raise function.error(
+                    node, f"operator {type(operator).__name__} is outside the restricted style"
+                )
         if isinstance(node, ast.Return):
             results.add(_count_results(node))
         elif isinstance(node, ast.Call):
@@ -259,11 +268,53 @@ def _check(function: KernelFunction, functions: Mapping[str, KernelFunction]) ->
             _check_constant(function, node)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
             _check_name(function, node, bound, functions)
-    results.discard(0)
+    if _falls_through(tree.body):
+        results.add(0)
     if len(results) > 1:
-        raise function.error(tree, f"'{function.name}' returns different numbers of results")
-    function.results = results.pop() if results else 0
+        raise function.error(
+            tree,
+            f"'{function.name}' must return the same number of results on every path, not "
+            + " or ".join(map(str, sorted(results))),
+        )
+    function.results = results.pop()
     function.calls = tuple(dict.fromkeys(c for c in calls if c in functions))
+
+
+def _falls_through(body: list[ast.stmt]) -> bool:
+    """Tell whether control can reach the end of `body` as far as its syntax says."""
+    last = body[-1]
+    if isinstance(last, ast.Return):
+        return False
+    if isinstance(last, ast.If):
+        return _falls_through(last.body) or not last.orelse or _falls_through(last.orelse)
+    if isinstance(last, ast.While) and isinstance(last.test, ast.Constant) and last.test.value:
+        return any(isinstance(node, ast.Break) for node in _loop_nodes(last))
+    return True
+
+
+def _loop_nodes(loop: ast.While) -> Iterable[ast.AST]:
+    """Walk a loop's body without the loops inside it."""
+    stack: list[ast.AST] = list(loop.body)
+    while stack:
+        node = stack.pop()
+        yield node
+        if not isinstance(node, ast.While | ast.For):
+            stack.extend(ast.iter_child_nodes(node))
+
+
+def _check_results_used(function: KernelFunction, functions: Mapping[str, KernelFunction]) -> None:
+    """Refuse the value of a call that has none: Python would take None, machine code 0."""
+    statements = {id(node.value) for node in ast.walk(function.tree) if isinstance(node, ast.Expr)}
+    for node in _body_nodes(function.tree):
+        if not isinstance(node, ast.Call) or id(node) in statements:
+            continue
+        name = called(node)
+        if name in functions:
+            returns = functions[name].results > 0
+        else:
+            returns = name == "range" or PRIMITIVES[name].__annotations__["return"] != "None"
+        if not returns:
+            raise function.error(node, f"'{name}' returns nothing that could be used")
 
 
 def _body_nodes(tree: ast.FunctionDef) -> Iterable[ast.AST]:
@@ -314,6 +365,11 @@ def _check_call(
     if len(node.args) != expected:
         raise function.error(node, f"'{name}' takes {expected} arguments, not {len(node.args)}")
     return name
+
+
+def called(node: ast.Call) -> str:
+    """Return the name that a checked call calls."""
+    return cast("ast.Name", node.func).id
 
 
 def _check_constant(function: KernelFunction, node: ast.Constant) -> None:
