@@ -128,7 +128,7 @@ def table_alloc(cpu: int, mm: int, slot: int) -> int:
         page = 0
     spin_unlock(mm + MM.page_table_lock)
     if page != 0:
-        free_page(cpu, page)
+        free_table_now(cpu, page)
     else:
         atomic_fetch_add_relaxed(mm + MM.pgtables, 1)
     return entry
@@ -137,4 +137,5 @@ def table_alloc(cpu: int, mm: int, slot: int) -> int:
 @slowpath
 def free_table_now(cpu: int, page: int) -> None:
     """Free a page table that no walker can be inside any more."""
+    store(page + PAGE.refcount, 0)
     free_page(cpu, page)
