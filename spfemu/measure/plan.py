@@ -11,7 +11,9 @@ from dataclasses import dataclass, field, replace
 from spfemu.errors import UsageError
 from spfemu.layout import NR_CPUS_MAX
 from spfemu.measure import build, topology
-from spfemu.segment import PCP_BATCH, Geometry
+from spfemu.mm.page_alloc import PCP_BATCH
+from spfemu.mm.rcu import RCU_QHIMARK
+from spfemu.segment import Geometry
 from spfemu.workloads.parameters import Parameters
 
 Progress = Callable[[str, float | None], None]
@@ -23,8 +25,9 @@ It must not start threads: workers are forked while it is in use.
 MODES = ("threads", "processes")
 TABLE_FREE = ("rcu", "irq")
 SEQ_LINE = ("shared", "own")
-SLACK_FRAMES = 256
-"""Frames per CPU on its own lists (up to four batches), and tables waiting for a grace period."""
+SLACK_FRAMES = 4 * PCP_BATCH + RCU_QHIMARK + 256
+"""Frames per CPU on its own lists, and page tables waiting for a grace period: from RCU_QHIMARK
+on a CPU runs its callbacks as fast as grace periods end."""
 SLACK_VMAS = 256
 """VMA slots per CPU that are cached or wait for a grace period."""
 

@@ -224,10 +224,10 @@ class Workers:
         """Wait that long, or until a process ends; raises WorkerDiedError."""
         running = [g for g in self._groups if g.process.exitcode is None]
         wait([g.process.sentinel for g in running], seconds)
+        self._raise_if_failed()
         ended = [g for g in self._groups if g.process.exitcode is not None]
         if any(g.process.exitcode != 0 for g in ended) or (ended and not stopping):
             self._raise_died(ended)
-        self._raise_if_failed()
         self._check_progress([i for g in running if g not in ended for i in g.cpus])
 
     def _counters(self) -> NDArray[np.int64]:
@@ -364,7 +364,7 @@ def _process_main(
     if plan.target == "host" and not plan.huge_pages:
         _libc.prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
     _populate(workers.segment)
-    if plan.target == "emulator" or plan.mode == "processes" and len(members) == 1:
+    if plan.target == "emulator" or len(members) == 1:
         _run_worker(workers, members[0], placement[0], pipe)
         return
     threads = [

@@ -1,0 +1,400 @@
+# SPDX-License-Identifier: MIT
+"""Compare protocols, numbers of workers and the host: everything in turns, ratios round by round.
+
+A round takes one sample of every cell, so what is slow for a while is slow for all.  A ratio is
+made of the rounds in which the probes around both its samples agree; rounds are repeated if too
+many are lost, and a ratio that still has too few is inconclusive.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from spfemu import results
+from spfemu.errors import InconclusiveError
+from spfemu.measure import environment, statistics, topology
+from spfemu.measure.plan import Plan, Progress, quiet
+from spfemu.measure.probe import PROBE_FACTOR, Probe, Prober, moved
+from spfemu.measure.run import (
+    Prepared,
+    Sample,
+    Segments,
+    Series,
+    for_workers,
+    interruptible,
+    make_result,
+    prepare,
+    run_series,
+    take_sample,
+)
+
+SCALE_SECONDS = 0.3
+SCALE_WARMUP = 0.1
+SCALE_ROUNDS = 7
+"""With these, two protocols and the host on two cores take about half a minute."""
+EXTRA_SHARE = 0.5
+"""Rounds that may be added for those lost to a changing machine, as a share of those asked for."""
+USABLE_SHARE = 0.5
+"""A ratio needs this share of the rounds, and at least MIN_PAIRS if so many were asked for."""
+MIN_PAIRS = 3
+CALIBRATION_REPEATS = 3
+
+SampleTaker = Callable[[Prepared, Segments], Sample]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two cells whose ratio is wanted, by their place in the list of cells."""
+
+    numerator: int
+    denominator: int
+
+
+@dataclass
+class Rounds:
+    """All samples: one list per cell, in step; None for a cell that a round did not take."""
+
+    cells: list[Prepared]
+    factor: float = PROBE_FACTOR
+    taken: list[list[Sample | None]] = field(default_factory=list)
+    partial: bool = False
+
+    def __post_init__(self) -> None:
+        self.taken = [[] for _ in self.cells]
+
+    def usable(self, pair: Pair) -> list[tuple[Sample, Sample]]:
+        """Return the rounds in which the machine did not change between the two samples."""
+        found = []
+        both = zip(self.taken[pair.numerator], self.taken[pair.denominator], strict=True)
+        for numerator, denominator in both:
+            if numerator is not None and denominator is not None:
+                probes = [*_probes(numerator), *_probes(denominator)]
+                if not moved(probes, self.factor):
+                    found.append((numerator, denominator))
+        return found
+
+    def series(self, cell: int) -> Series:
+        """Return the samples of one cell; those that were repeated are counted, not kept."""
+        kept: list[Sample] = []
+        repeated = 0
+        for sample in self.taken[cell]:
+            if sample is None:
+                continue
+            if moved(_probes(sample), self.factor):
+                repeated += 1
+                continue
+            kept.append(replace(sample, repeated=repeated))
+            repeated = 0
+        if not kept:  # better a doubtful figure, marked inconclusive, than none
+            kept = [s for s in self.taken[cell] if s is not None]
+        return Series(self.cells[cell], kept, self.partial)
+
+
+def _probes(sample: Sample) -> tuple[Probe, ...]:
+    return sample.probes or ()
+
+
+def take_rounds(
+    cells: list[Prepared],
+    pairs: Sequence[Pair],
+    rounds: int,
+    prober: Prober,
+    progress: Progress = quiet,
+    *,
+    factor: float = PROBE_FACTOR,
+    sample: SampleTaker = take_sample,
+) -> Rounds:
+    """Sample all cells in turns, `rounds` times, and again where the machine changed meanwhile.
+
+    Ctrl-C keeps the rounds that are finished, and raises KeyboardInterrupt if there is none.
+    """
+    found = Rounds(cells, factor)
+    segments = Segments()
+    finished: list[int] = []
+    limit = rounds + math.ceil(EXTRA_SHARE * rounds)
+    with interruptible(finished) as interrupted:
+        before = prober.probe()
+        while len(finished) < limit:
+            wanted = _wanted(found, pairs, rounds, len(finished))
+            if not wanted:
+                break
+            row: list[Sample | None] = [None] * len(cells)
+            for cell in sorted(wanted):
+                label = f"{cells[cell].plan.label()}, round {len(finished) + 1}"
+                progress(label, min(1.0, len(finished) / rounds))
+                measured = sample(cells[cell], segments)
+                after = prober.probe()
+                row[cell] = replace(measured, probes=(before, after))
+                before = after
+            for column, entry in zip(found.taken, row, strict=True):
+                column.append(entry)
+            finished.append(len(finished))
+    segments.close()
+    found.partial = interrupted()
+    return found
+
+
+def _wanted(found: Rounds, pairs: Sequence[Pair], rounds: int, finished: int) -> set[int]:
+    """Return the cells that the next round has to take."""
+    if finished < rounds:
+        return set(range(len(found.cells)))
+    short = [p for p in pairs if len(found.usable(p)) < rounds]
+    return {cell for p in short for cell in (p.numerator, p.denominator)}
+
+
+def make_ratio(
+    found: Rounds, pair: Pair, rounds: int, quantity: str = "faults_per_second"
+) -> results.Ratio:
+    """Divide round by round; says why if the ratio must not be used."""
+    usable = found.usable(pair)
+    reason = None
+    needed = max(min(MIN_PAIRS, rounds), math.ceil(USABLE_SHARE * rounds))
+    if len(usable) < needed:
+        reason = (
+            f"the machine changed by more than {found.factor:g} times during all but "
+            f"{len(usable)} of {len(found.taken[pair.numerator])} rounds"
+        )
+        if found.partial:
+            reason = f"interrupted after {len(found.taken[pair.numerator])} rounds"
+        usable = [
+            (n, d)
+            for n, d in zip(found.taken[pair.numerator], found.taken[pair.denominator], strict=True)
+            if n is not None and d is not None
+        ]
+    rates = [(_rate(n, quantity), _rate(d, quantity)) for n, d in usable]
+    rates = [(n, d) for n, d in rates if d > 0]
+    if not rates:
+        raise InconclusiveError(
+            f"nothing to compare: {found.cells[pair.denominator].plan.label()} did no operation "
+            "in any sample; use longer samples (--seconds)"
+        )
+    estimate = statistics.ratio([n for n, _ in rates], [d for _, d in rates])
+    return results.Ratio(
+        quantity="faults_per_second" if quantity == "faults_per_second" else "operations_per_second",
+        numerator=_operand(found, pair.numerator),
+        denominator=_operand(found, pair.denominator),
+        median=estimate.median,
+        low=estimate.low,
+        high=estimate.high,
+        samples=list(estimate.samples),
+        inconclusive=reason,
+    )
+
+
+def _rate(sample: Sample, quantity: str) -> float:
+    count = sample.faults if quantity == "faults_per_second" else sample.operations
+    return count / sample.seconds
+
+
+def _operand(found: Rounds, cell: int) -> results.Operand:
+    plan = found.cells[cell].plan
+    return results.Operand(
+        result=cell,
+        workload=plan.workload,
+        target="host" if plan.target == "host" else "emulator",
+        protocol=None if plan.target == "host" else plan.protocol,
+        workers=plan.workers,
+    )
+
+
+def default_workers() -> list[int]:
+    """1 to the number of cores; powers of two and the number itself when there are many."""
+    cores = len({(c.package, c.core) for c in topology.cores()})
+    if cores <= 4:
+        return list(range(1, cores + 1))
+    powers = [1 << i for i in range(cores.bit_length()) if 1 << i < cores]
+    return [*powers, cores]
+
+
+def scale(
+    plan: Plan,
+    command: Sequence[str],
+    *,
+    protocols: Sequence[str] = ("classic", "spf"),
+    workers: Sequence[int] | None = None,
+    with_host: bool = True,
+    overhead_from_host: bool = False,
+    factor: float = PROBE_FACTOR,
+    progress: Progress = quiet,
+) -> results.Report:
+    """Measure how protocols scale beside each other and the host, and say what was found.
+
+    `plan` gives everything but protocol, target and workers; its `repeats` are the rounds.  With
+    `overhead_from_host` the fault overhead is calibrated first.  Raises what `take_sample` and
+    `prepare` raise, InconclusiveError if nothing was measured.
+    """
+    counts = sorted(set(workers)) if workers else default_workers()
+    where = environment.record()
+    if overhead_from_host:
+        plan = replace(plan, protocol=protocols[0])
+        plan = replace(plan, fault_overhead_ns=calibrate_overhead(plan, progress))
+    kinds = [prepare(replace(plan, protocol=p, target="emulator"), progress) for p in protocols]
+    if with_host:
+        kinds.append(prepare(_host_plan(plan), progress))
+    cells = [for_workers(kind, count) for kind in kinds for count in counts]
+    pairs = list(_scale_pairs(len(kinds), len(counts)))
+    quantity = "operations_per_second" if plan.workload in NO_FAULTS else "faults_per_second"
+    with Prober() as prober:
+        found = take_rounds(cells, pairs, plan.repeats, prober, progress, factor=factor)
+    measured = [
+        make_result(found.series(i), overhead_from_host=overhead_from_host)
+        for i in range(len(cells))
+    ]
+    ratios = [make_ratio(found, pair, plan.repeats, quantity) for pair in pairs]
+    warnings = [*warnings_of(cells, measured), *_probe_warnings(found)]
+    return results.Report(
+        command=list(command),
+        seed=plan.seed,
+        environment=where,
+        results=measured,
+        ratios=ratios,
+        finding=finding(ratios),
+        partial=found.partial,
+        inconclusive=inconclusive(ratios),
+        warnings=list(dict.fromkeys(warnings)),
+    )
+
+
+NO_FAULTS = ("mmap1", "brk1")
+"""Workloads that take no fault: their operations are compared."""
+
+
+def _scale_pairs(kinds: int, counts: int) -> Iterable[Pair]:
+    """Scaling of each kind from the least number of workers, then kinds at each number."""
+    for kind in range(kinds):
+        for count in range(1, counts):
+            yield Pair(kind * counts + count, kind * counts)
+    for count in range(counts):
+        for kind in range(1, kinds):
+            for other in range(kind):
+                yield Pair(kind * counts + count, other * counts + count)
+
+
+def _host_plan(plan: Plan) -> Plan:
+    return replace(
+        plan, target="host", engine="native", fault_overhead_ns=0.0, overrides=(), overlap=False
+    )
+
+
+def calibrate_overhead(plan: Plan, progress: Progress = quiet) -> float:
+    """Time that a fault takes longer on the host than here, with one worker [ns]; not below 0.
+
+    It stands for the exception entry and the rest of the kernel that the emulator leaves out.
+    """
+    alone = replace(
+        plan,
+        workers=1,
+        writers=0,
+        overlap=False,
+        repeats=CALIBRATION_REPEATS,
+        fault_overhead_ns=0.0,
+        latency=False,
+    )
+    progress("calibrating the fault overhead", None)
+    costs = []
+    for one in (_host_plan(alone), replace(alone, target="emulator")):
+        rates = run_series(one, progress).faults_per_second()
+        rate = statistics.estimate(rates).median
+        if rate <= 0:
+            raise InconclusiveError(
+                f"cannot calibrate the fault overhead: {plan.workload} takes no faults"
+            )
+        costs.append(1e9 / rate)
+    return max(0.0, costs[0] - costs[1])
+
+
+def inconclusive(ratios: Iterable[results.Ratio]) -> list[str]:
+    """Name each ratio that must not be used, and why."""
+    return [
+        f"{_side(r.numerator)} to {_side(r.denominator)}: {r.inconclusive}"
+        for r in ratios
+        if r.inconclusive is not None
+    ]
+
+
+def warnings_of(cells: Sequence[Prepared], measured: Sequence[results.Result]) -> list[str]:
+    """Return what a reader has to know before believing the figures."""
+    found = [note for cell in cells for note in cell.plan.notes()]
+    for result in measured:
+        rates = result.faults_per_second
+        spread = (rates.high - rates.low) / rates.median if rates.median else 0.0
+        if spread > 0.2:
+            name = "host" if result.target == "host" else result.protocol
+            found.append(
+                f"{name} with {result.workers} workers: the interval is {spread:.0%} of the "
+                "median wide; use more --repeats or a quieter machine"
+            )
+    return found
+
+
+def _probe_warnings(found: Rounds) -> list[str]:
+    probes = [p for column in found.taken for s in column if s is not None for p in _probes(s)]
+    if probes and probes[0].line_ns is None:
+        return ["one CPU only: the cost of moving a cache line cannot be probed"]
+    if moved(probes, found.factor):
+        lines = [p.line_ns for p in probes if p.line_ns is not None]
+        return [
+            f"moving a cache line cost from {min(lines):.0f} to {max(lines):.0f} ns during the "
+            "run: only samples that agree were compared"
+        ]
+    return []
+
+
+def _side(operand: results.Operand) -> str:
+    name = "the host" if operand.target == "host" else str(operand.protocol)
+    return f"{name} with {operand.workers} worker{'' if operand.workers == 1 else 's'}"
+
+
+def finding(ratios: Sequence[results.Ratio]) -> str:
+    """Say in one sentence what the ratios show.
+
+    First how each kind scales to the most workers, then who is ahead there; an interval that
+    contains 1 is no difference, and what is inconclusive is called so.
+    """
+    most = max((r.numerator.workers for r in ratios), default=0)
+    least = min((r.denominator.workers for r in ratios), default=0)
+    scaling = [r for r in ratios if r.numerator.workers == most != r.denominator.workers]
+    beside = [r for r in ratios if r.numerator.workers == r.denominator.workers == most]
+    parts = []
+    if scaling:
+        each = ", ".join(f"{_name(r.numerator)} {_scaled(r)}" for r in scaling)
+        parts.append(f"from {least} to {most} workers {each}")
+    if beside:
+        plural = "" if most == 1 else "s"
+        each = ", ".join(_beside(r) for r in beside)
+        parts.append(f"with {most} worker{plural} {each}")
+    if not parts:
+        return "Nothing was compared."
+    text = "; ".join(parts) + "."
+    return text[0].upper() + text[1:]
+
+
+def _name(operand: results.Operand) -> str:
+    return "the host" if operand.target == "host" else str(operand.protocol)
+
+
+def _figure(ratio: results.Ratio) -> str:
+    return f"{ratio.median:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}]"
+
+
+def _scaled(ratio: results.Ratio) -> str:
+    if ratio.inconclusive is not None:
+        return f"is inconclusive ({ratio.inconclusive})"
+    if ratio.low > 1:
+        return f"does {_figure(ratio)} as much"
+    if ratio.high < 1:
+        return f"does less, {_figure(ratio)}"
+    return f"does no more, {_figure(ratio)}"
+
+
+def _beside(ratio: results.Ratio) -> str:
+    first, second = _name(ratio.numerator), _name(ratio.denominator)
+    if ratio.inconclusive is not None:
+        return f"{first} against {second} is inconclusive ({ratio.inconclusive})"
+    if ratio.low > 1:
+        return f"{first} does {_figure(ratio)} what {second} does"
+    if ratio.high < 1:
+        return f"{first} does only {_figure(ratio)} of what {second} does"
+    return f"{first} and {second} do not differ, {_figure(ratio)}"
