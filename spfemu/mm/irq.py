@@ -20,7 +20,6 @@ from spfemu.primitives import (
     load,
     read_once,
     smp_load_acquire,
-    smp_mb,
     smp_store_release,
     store,
 )

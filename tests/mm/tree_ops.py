@@ -3,9 +3,10 @@
 
 from spfemu.events import Event
 from spfemu.kernel import kernel
-from spfemu.layout import CPU, PAGE_SIZE, SYSTEM, VMA
+from spfemu.layout import CPU, MM, PAGE_SIZE, SYSTEM, VMA, WORD
 from spfemu.mm.flags import Errno, Map, Prot
-from spfemu.mm.mmap_lock import mmap_seq_read_check, mmap_seq_read_start
+from spfemu.mm.mmap_lock import mmap_seq_addr, mmap_seq_read_check, mmap_seq_read_start
+from spfemu.mm.rbtree import rb_erase
 from spfemu.mm.rcu import rcu_read_lock, rcu_read_unlock
 from spfemu.mm.sched import cond_resched
 from spfemu.mm.syscalls import sys_mmap, sys_mprotect, sys_munmap
@@ -16,8 +17,10 @@ from spfemu.mm.vma import (
     vm_area_alloc,
     vm_area_free,
     vma_link,
+    vma_unlink_list,
+    vmacache_invalidate,
 )
-from spfemu.primitives import cpu_relax, load, read_once, store
+from spfemu.primitives import cpu_relax, load, read_once, store, write_once
 
 MAP_FIXED = int(Map.PRIVATE | Map.ANONYMOUS | Map.FIXED)
 STRIDE_PAGES = 8
@@ -161,3 +164,30 @@ def blind_read_start(mm: int) -> int:
 def blind_read_check(cpu: int, mm: int, seq: int, fail_event: int) -> int:
     """Stand in for mmap_seq_read_check: there was no writer."""
     return 1
+
+
+@kernel
+def detach_seqnum_first(mm: int, vma: int, prev: int, end: int) -> int:
+    """Stand in for detach_vmas_to_be_unmapped (one VMA): caches are invalidated too early."""
+    vmacache_invalidate(mm)
+    following = load(vma + VMA.vm_next)
+    rb_erase(mm + MM.mm_rb, vma)
+    vma_unlink_list(mm, prev, following)
+    write_once(vma + VMA.vm_next, 0)
+    store(mm + MM.map_count, load(mm + MM.map_count) - 1)
+    return following
+
+
+@kernel
+def record_unmap_region(cpu: int, mm: int, vma: int, prev_end: int, next_start: int) -> None:
+    """Stand in for unmap_region: note in CPU.workload what it is called with and when."""
+    words = cpu + CPU.workload
+    store(words, load(words) + 1)
+    store(words + 1 * WORD, prev_end)
+    store(words + 2 * WORD, next_start)
+    store(words + 3 * WORD, load(cpu + CPU.mmap_lock_held))
+    store(words + 4 * WORD, read_once(mmap_seq_addr(mm)) & 1)
+    store(words + 5 * WORD, load(vma + VMA.vm_start))
+    while vma != 0:
+        store(words + 6 * WORD, load(vma + VMA.vm_end))
+        vma = load(vma + VMA.vm_next)

@@ -15,39 +15,43 @@ from mm_machine import Layer, Machine, renamed
 from spfemu.engines.native import NativeEngine
 from spfemu.engines.plain import PlainEngine
 from spfemu.engines.source import functions_of, link
+from spfemu.engines.stepped import StepEngine
 from spfemu.layout import ANON_VMA, VMA
 from spfemu.mm.rbtree import RbColor
 from spfemu.mm.vma import SlabState
 from spfemu.protocols import classic
-from spfemu.segment import Geometry
+from spfemu.segment import Geometry, Segment
 
 MODULES = (
     *("bug", "fault", "irq", "latency", "madvise", "memory", "mmap", "mmap_lock", "mmu"),
     *("mprotect", "osq", "page_alloc", "pgtable", "rbtree", "rcu", "rmap", "rwsem", "sched"),
     *("spinlock", "syscalls", "tlb", "vma", "vmstat", "zap"),
 )
+ENGINES = {"native": NativeEngine, "plain": PlainEngine, "stepped": StepEngine}
 OPS = functions_of(tree_ops)
 LAYERS: dict[str, Layer] = {
     "tree_ops": OPS,
     "blind": OPS
     | renamed(OPS, mmap_seq_read_start="blind_read_start", mmap_seq_read_check="blind_read_check"),
+    "seqnum_first": OPS | renamed(OPS, detach_vmas_to_be_unmapped="detach_seqnum_first"),
+    "record_unmap": OPS | renamed(OPS, unmap_region="record_unmap_region"),
 }
 """Functions that tests put over the kernel's, by name."""
 
 
 @functools.cache
-def engine(name: str, layer: str = "tree_ops") -> NativeEngine | PlainEngine:
+def engine(name: str, layer: str = "tree_ops") -> NativeEngine | PlainEngine | StepEngine:
     """Return the kernel with a layer of `LAYERS` on an engine, compiled once per session."""
     kernel = [functions_of(import_module("spfemu.mm." + module)) for module in MODULES]
     program = link([*kernel, functions_of(classic), LAYERS[layer]], {})
-    return NativeEngine(program) if name == "native" else PlainEngine(program)
+    return ENGINES[name](program)
 
 
 class VmaMachine(Machine):
     """A segment with one mm of one thread; functions are run on CPU 0 unless said otherwise."""
 
     def __init__(self, name: str = "native", layer: str = "tree_ops", **geometry: int) -> None:
-        super().__init__(engine(name, layer), Geometry(**geometry))  # type: ignore[arg-type]
+        super().__init__(engine(name, layer), Segment.create(Geometry(**geometry)))
         self.reset()
 
     def reset(self) -> None:
@@ -55,6 +59,10 @@ class VmaMachine(Machine):
         self.segment.reset()
         self.mm = self.segment.mms[0]
         self.mm["mm_users"] = 1
+
+    def close(self) -> None:
+        """Close the segment's descriptor."""
+        self.segment.close()
 
     def run(self, name: str, *arguments: int, cpu: int = 0) -> Any:
         """Run a kernel function with the CPU's address before `arguments`."""
