@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: MIT
+"""Frames: none lost, none owned twice, counts right, resident sets right."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spfemu.checks.findings import Words, walk
+from spfemu.checks.state import State
+from spfemu.layout import PAGE_SIZE
+from spfemu.mm.flags import PTE_ADDR_MASK, PageKind
+from spfemu.mm.page_alloc import PCP_BATCH
+
+
+def check_frames(state: State) -> None:
+    """Find the owner of every frame, then check what the frame says about itself."""
+    state.frame_owners.claim([0], "the zero page")
+    tables = state.frame_owners.owner != 0
+    tables[0] = False
+    mapped = _mapped_counts(state)
+    state.frame_owners.claim(np.flatnonzero(mapped), "page tables that map it")
+    free = _claim_free(state)
+    lost = state.frame_owners.lost()
+    pages = state.segment.pages
+    state.findings.each(
+        lost,
+        lambda i: (
+            f"{state.frame_slots.describe(i)} is lost: neither free nor mapped nor a page table, "
+            f"{_describe_page(state, i)}"
+        ),
+    )
+    expected = np.full(len(pages), PageKind.TABLE, np.int64)
+    expected[0] = PageKind.RESERVED
+    expected[mapped > 0] = PageKind.ANON
+    expected[free] = PageKind.FREE
+    references = np.where(mapped > 0, mapped, 1)
+    references[free] = 0
+    known = state.frame_owners.owner != 0
+    _compare(state, "flags", expected, known)
+    _compare(state, "refcount", references, known)
+    _compare(state, "mapcount", mapped, known)
+    _check_table_mm(state, tables)
+    _check_rss(state)
+
+
+def _describe_page(state: State, index: int) -> str:
+    page = state.segment.pages[index]
+    return ", ".join(f"{name} {int(page[name])}" for name in ("flags", "refcount", "mapcount"))
+
+
+def _compare(state: State, field: str, expected: Words, where: Words) -> None:
+    found = state.segment.pages[field]
+    state.findings.each(
+        np.flatnonzero((found != expected) & where),
+        lambda i: (
+            f"{state.frame_slots.describe(i)} has {field} {found[i]} instead of {expected[i]} "
+            f"(owner: {state.frame_owners.owner_of(i)})"
+        ),
+    )
+
+
+def _mapped_counts(state: State) -> Words:
+    """How many ptes map each frame; the zero page's do not count."""
+    counts = np.zeros(state.frame_slots.count, np.int64)
+    for mappings in state.mappings.values():
+        frames = state.frame_slots.indexes(mappings.entry & PTE_ADDR_MASK)
+        counts += np.bincount(frames[frames > 0], minlength=len(counts))
+    return counts
+
+
+def _claim_free(state: State) -> Words:
+    """Claim what is on the CPUs' lists and in the pool; check the lists' lengths."""
+    system, findings = state.segment.system, state.findings
+    free: list[int] = []
+    for index, cpu in enumerate(state.segment.cpus):
+        for field, count in (("pcp_list", "pcp_count"), ("pcp_spare", "pcp_spare_count")):
+            name = f"{field} of CPU {index}"
+            found = _claim_list(state, name, int(cpu[field]))
+            if len(found) != int(cpu[count]):
+                findings.add(f"{name} holds {len(found)} frames, but counts {int(cpu[count])}")
+            free += found
+    pool = _claim_chains(state)
+    pool += _claim_list(state, "zone_list", int(system["zone_list"]))
+    if len(pool) != int(system["zone_free"]):
+        findings.add(f"the zone holds {len(pool)} frames, but counts {int(system['zone_free'])}")
+    return np.asarray(free + pool, np.int64)
+
+
+def _claim_list(state: State, name: str, head: int) -> list[int]:
+    found = walk(state.findings, name, state.page_slots, state.page_links, head)
+    state.frame_owners.claim(found, name)
+    return found
+
+
+def _claim_chains(state: State) -> list[int]:
+    """Claim the pool's chains, which are linked to each other by `private` of their heads."""
+    slots = state.page_slots
+    links = slots.indexes(state.segment.pages["private"]).tolist()
+    heads = walk(
+        state.findings, "zone_chains", slots, links, int(state.segment.system["zone_chains"])
+    )
+    pool: list[int] = []
+    for head in heads:
+        name = f"the chain of {slots.describe(head)}"
+        found = walk(state.findings, name, slots, state.page_links, slots.address(head))
+        if len(found) != PCP_BATCH:
+            state.findings.add(f"{name} in the zone holds {len(found)} frames, not {PCP_BATCH}")
+        pool += found
+    state.frame_owners.claim(pool, "zone_chains")
+    return pool
+
+
+def _check_table_mm(state: State, tables: Words) -> None:
+    """Check that page tables say whose they are; those in RCU queues may be anybody's."""
+    private = state.segment.pages["private"]
+    owners = {state.mm_slots.address(mm): mm for mm in state.mms}
+    for index in map(int, np.flatnonzero(tables)):
+        owner = state.frame_owners.owner_of(index)
+        mm = owners.get(int(private[index]))
+        if mm is None or ("page table" in owner and not owner.endswith(f"of mm {mm}")):
+            state.findings.add(
+                f"{state.frame_slots.describe(index)} is {owner}, but names "
+                f"{int(private[index]):#x} as its mm"
+            )
+
+
+def _check_rss(state: State) -> None:
+    """Check each mm's resident set: what is synced and what its CPUs still keep to themselves."""
+    cpus = state.segment.cpus
+    for mm, mappings in state.mappings.items():
+        mapped = np.count_nonzero((mappings.entry & PTE_ADDR_MASK) != state.frame_slots.start)
+        kept = int(cpus["rss_anon"][cpus["mm"] == state.mm_slots.address(mm)].sum())
+        synced = int(state.segment.mms["rss_anon"][mm])
+        if synced + kept != mapped:
+            state.findings.add(
+                f"mm {mm} counts {synced} anonymous pages ({kept} more on its CPUs), but "
+                f"{mapped} are mapped ({mapped * PAGE_SIZE} bytes)"
+            )

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: MIT
+"""Page tables: each belongs to some VMA, each entry has the rights that its VMA gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spfemu.checks.findings import Words
+from spfemu.checks.state import Mappings, State
+from spfemu.layout import PAGE_SHIFT, WORD
+from spfemu.mm.flags import (
+    PGDIR_SHIFT,
+    PMD_SHIFT,
+    PTE_ADDR_MASK,
+    PTRS_PER_TABLE,
+    PUD_SHIFT,
+    Pte,
+    Vm,
+)
+from spfemu.mm.pgtable import TABLE_BITS
+
+LEVELS = (("pgd", PGDIR_SHIFT), ("pud", PUD_SHIFT), ("pmd", PMD_SHIFT))
+"""Tables whose entries name tables, with the shift of what one entry maps."""
+ACCESS = int(Vm.READ | Vm.WRITE | Vm.EXEC)
+KNOWN_BITS = PTE_ADDR_MASK | int(
+    Pte.PRESENT | Pte.RW | Pte.USER | Pte.ACCESSED | Pte.DIRTY | Pte.SPECIAL | Pte.PROTNONE | Pte.NX
+)
+
+
+def check_tables(state: State, mm: int) -> None:
+    """Walk the tables of one mm from the top, claim them and note their entries."""
+    pgd = state.frame_slots.index(int(state.segment.mms["pgd"][mm]))
+    if pgd < 0:
+        state.findings.add(f"mm {mm}: pgd {int(state.segment.mms['pgd'][mm]):#x} is no frame")
+        state.mappings[mm] = Mappings()
+        return
+    tables = state.frame_owners.claim([pgd], f"the page table (pgd) of mm {mm}")
+    bases = np.zeros(len(tables), np.int64)
+    count = len(tables)
+    for level, shift in LEVELS:
+        tables, bases = _next_level(state, mm, level, shift, tables, bases)
+        count += len(tables)
+    found = int(state.segment.mms["pgtables"][mm])
+    if found != count:
+        state.findings.add(f"pgtables of mm {mm} is {found}, but it has {count} page tables")
+    addresses, entries = _entries(state, tables, bases, PAGE_SHIFT)
+    order = np.argsort(addresses)
+    state.mappings[mm] = Mappings(addresses[order], entries[order])
+
+
+def _entries(state: State, tables: Words, bases: Words, shift: int) -> tuple[Words, Words]:
+    """Addresses that the entries of `tables` map, and the entries, where they are not empty."""
+    segment = state.segment
+    first = (state.frame_slots.start - segment.base) // WORD
+    words = segment.words[first : first + segment.geometry.nr_frames * PTRS_PER_TABLE]
+    contents = words.reshape(-1, PTRS_PER_TABLE)[tables]
+    rows, columns = np.nonzero(contents)
+    return bases[rows] + (columns.astype(np.int64) << shift), contents[rows, columns]
+
+
+def _next_level(
+    state: State, mm: int, level: str, shift: int, tables: Words, bases: Words
+) -> tuple[Words, Words]:
+    """Tables that the entries of `tables` name, with the lowest address of each."""
+    addresses, entries = _entries(state, tables, bases, shift)
+    frames = state.frame_slots.indexes(entries & PTE_ADDR_MASK)
+    bad = (frames < 0) | (entries & ~PTE_ADDR_MASK != TABLE_BITS)
+    state.findings.each(
+        np.flatnonzero(bad),
+        lambda i: f"mm {mm}: the {level} entry of {addresses[i]:#x} is bad: {entries[i]:#x}",
+    )
+    addresses, frames = addresses[~bad], frames[~bad]
+    fresh = state.frame_owners.claim(frames, f"a page table (below a {level} entry) of mm {mm}")
+    unique, position = np.unique(frames, return_index=True)
+    keep = position[np.isin(unique, fresh)]
+    addresses, frames = addresses[keep], frames[keep]
+    alone = ~_covers_vma(state, mm, addresses, 1 << shift)
+    state.findings.each(
+        np.flatnonzero(alone),
+        lambda i: (
+            f"mm {mm}: the page table below the {level} entry of {addresses[i]:#x}, "
+            f"{state.frame_slots.describe(frames[i])}, covers no VMA"
+        ),
+    )
+    return frames, addresses
+
+
+def _covers_vma(state: State, mm: int, bases: Words, size: int) -> NDArray[np.bool_]:
+    """Tell for each range whether a VMA lies in it, at least in part.
+
+    A fault makes tables for its VMA only, and who unmaps the last VMA in the range of a table
+    frees it (free_pgtables looks at the whole hole), so at rest there is no table without one.
+    """
+    members = state.segment.vmas[state.vmas[mm]]
+    if not len(members):
+        return np.zeros(len(bases), np.bool_)
+    below = np.searchsorted(members["vm_start"], bases + size) - 1
+    return (below >= 0) & (np.maximum.accumulate(members["vm_end"])[below] > bases)
+
+
+def check_entries(state: State, mm: int) -> None:
+    """Check every pte against its VMA and its frame."""
+    mappings = state.mappings[mm]
+    addresses, entries = mappings.address, mappings.entry
+    members = state.vmas[mm]
+    vmas = state.segment.vmas[members]
+    position = np.searchsorted(vmas["vm_start"], addresses, "right") - 1
+    inside = position >= 0
+    inside[inside] = addresses[inside] < vmas["vm_end"][position[inside]]
+
+    def report(wrong: NDArray[np.bool_], what: Callable[[int], str]) -> None:
+        state.findings.each(
+            np.flatnonzero(wrong),
+            lambda i: f"mm {mm}: the pte of {addresses[i]:#x} ({entries[i]:#x}) {what(i)}",
+        )
+
+    report(~inside, lambda _: "lies in no VMA")
+    flags = np.where(inside, vmas["vm_flags"][position] if len(vmas) else 0, 0)
+
+    def vma_of(i: int) -> str:
+        return state.describe_vma(int(members[position[i]]))
+
+    present = entries & Pte.PRESENT != 0
+    protnone = entries & Pte.PROTNONE != 0
+    accessible = flags & ACCESS != 0
+    report(inside & present & ~accessible, lambda i: f"is present, but {vma_of(i)} gives no access")
+    report(inside & protnone & accessible, lambda i: f"is PROT_NONE in {vma_of(i)}")
+    report(present == protnone, lambda _: "is neither present nor PROT_NONE, or both")
+    writable = entries & Pte.RW != 0
+    report(inside & writable & (flags & Vm.WRITE == 0), lambda i: f"is writable in {vma_of(i)}")
+    executable = present & (entries & Pte.NX == 0)
+    report(inside & executable & (flags & Vm.EXEC == 0), lambda i: f"is executable in {vma_of(i)}")
+    report(entries & ~KNOWN_BITS != 0, lambda _: "has unknown bits")
+    _check_frames_of(state, entries, report)
+    _check_rmap(state, mm, inside, position)
+
+
+def _check_frames_of(
+    state: State,
+    entries: Words,
+    report: Callable[[NDArray[np.bool_], Callable[[int], str]], None],
+) -> None:
+    """Check that entries name frames, and the zero page as what it is."""
+    frames = state.frame_slots.indexes(entries & PTE_ADDR_MASK)
+    special = entries & Pte.SPECIAL != 0
+    report(frames < 0, lambda _: "names no frame")
+    report((frames == 0) & ~special, lambda _: "names the zero page and is not SPECIAL")
+    report((frames > 0) & special, lambda _: "is SPECIAL and does not name the zero page")
+    report((frames == 0) & (entries & Pte.RW != 0), lambda _: "makes the zero page writable")
+
+
+def _check_rmap(state: State, mm: int, inside: NDArray[np.bool_], position: Words) -> None:
+    """Check that mapped frames say where they are mapped (protocol `bare` has none say it)."""
+    mappings = state.mappings[mm]
+    frames = state.frame_slots.indexes(mappings.entry & PTE_ADDR_MASK)
+    chosen = np.flatnonzero(inside & (frames > 0))
+    frames, addresses = frames[chosen], mappings.address[chosen]
+    vmas = state.segment.vmas[state.vmas[mm]][position[chosen]]
+    pages = state.segment.pages[frames]
+    says = pages["mapping"] != 0
+    mapping = vmas["anon_vma"] | 1
+    index = ((addresses - vmas["vm_start"]) >> PAGE_SHIFT) + vmas["vm_pgoff"]
+    state.findings.each(
+        np.flatnonzero(says & (pages["mapping"] != mapping)),
+        lambda i: (
+            f"mm {mm}: {state.frame_slots.describe(frames[i])}, mapped at {addresses[i]:#x}, has "
+            f"mapping {pages['mapping'][i]:#x} instead of {mapping[i]:#x}"
+        ),
+    )
+    state.findings.each(
+        np.flatnonzero(says & (pages["index"] != index)),
+        lambda i: (
+            f"mm {mm}: {state.frame_slots.describe(frames[i])}, mapped at {addresses[i]:#x}, has "
+            f"index {pages['index'][i]:#x} instead of {index[i]:#x}"
+        ),
+    )
