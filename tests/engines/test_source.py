@@ -204,8 +204,7 @@ def test_every_path_returns_as_many_results(tmp_path, body, numbers):
         "while True:\n        while value:\n            break\n        return 1",
         "while 1:\n        if value:\n            return 2",
         "if value:\n        return 1\n    else:\n        return 2",
-        "if value:\n        return 1\n    elif value > 3:\n        return 3\n"
-        "    else:\n        return 2",
+        "if value:\n        return 1\n    elif value > 3:\n        return 3\n    return 2",
     ],
 )
 def test_paths_that_cannot_end_need_no_return(tmp_path, body):
