@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: MIT
+"""Fixtures of the protocols' tests: a stepped process under the protocol spf."""
+
+import process
+import pytest
+
+from spfemu.checks import check_segment
+from spfemu.engines.stepped import StepEngine
+from spfemu.segment import Geometry, Segment
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(request):
+    """Keep compiled objects of the tests out of the user's cache, but from run to run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPFEMU_CACHE_DIR", str(request.config.cache.mkdir("objects")))
+        yield
+
+
+@pytest.fixture(scope="session", params=[1, 0], ids=["rcu-tables", "irq-tables"])
+def spf_engine(own_cache, request):
+    """The kernel with spf, stepped, with either scheme that frees page tables."""
+    config = {"CONFIG_MMU_GATHER_RCU_TABLE_FREE": request.param}
+    return StepEngine(process.program("spf", **config))
+
+
+@pytest.fixture
+def spf(spf_engine):
+    """A process of three threads; at the end of the test all invariants have to hold."""
+    segment = Segment.create(Geometry(nr_cpus=3))
+    yield process.Process(spf_engine, segment)
+    violations = check_segment(segment)
+    segment.close()
+    assert violations == []
+
+
+@pytest.fixture
+def threads(spf):
+    """A script for threads A and B of the process."""
+    with process.Threads(spf) as script:
+        yield script

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: MIT
+"""A process whose threads a script steps: CPUs that run while they are in a call, else idle.
+
+An idle CPU needs no IPI, so a writer that flushes waits only for CPUs inside a call.
+"""
+
+import importlib
+import pkgutil
+import sys
+
+import spfemu.mm
+from spfemu.engines.script import Script
+from spfemu.engines.source import Program, functions_of, link
+from spfemu.engines.stepped import StepEngine
+from spfemu.events import ABORT_REASONS, Event
+from spfemu.kernel import kernel
+from spfemu.mm.flags import Map, Prot
+from spfemu.mm.madvise import Madv
+from spfemu.mm.mmu import user_read, user_write
+from spfemu.mm.sched import cpu_idle_enter, cpu_idle_exit
+from spfemu.mm.syscalls import sys_madvise, sys_mmap, sys_mprotect, sys_munmap
+from spfemu.segment import Segment
+
+RW = int(Prot.READ | Prot.WRITE)
+PRIVATE = int(Map.PRIVATE | Map.ANONYMOUS)
+FIXED = PRIVATE | int(Map.FIXED)
+
+
+@kernel
+def thread_write(cpu: int, address: int, value: int) -> int:
+    cpu_idle_exit(cpu)
+    result = user_write(cpu, address, value)
+    cpu_idle_enter(cpu)
+    return result
+
+
+@kernel
+def thread_read(cpu: int, address: int) -> tuple[int, int]:
+    cpu_idle_exit(cpu)
+    error, value = user_read(cpu, address)
+    cpu_idle_enter(cpu)
+    return error, value
+
+
+@kernel
+def thread_mmap(cpu: int, address: int, length: int, prot: int, flags: int) -> int:
+    cpu_idle_exit(cpu)
+    result = sys_mmap(cpu, address, length, prot, flags)
+    cpu_idle_enter(cpu)
+    return result
+
+
+@kernel
+def thread_munmap(cpu: int, address: int, length: int) -> int:
+    cpu_idle_exit(cpu)
+    result = sys_munmap(cpu, address, length)
+    cpu_idle_enter(cpu)
+    return result
+
+
+@kernel
+def thread_mprotect(cpu: int, address: int, length: int, prot: int) -> int:
+    cpu_idle_exit(cpu)
+    result = sys_mprotect(cpu, address, length, prot)
+    cpu_idle_enter(cpu)
+    return result
+
+
+@kernel
+def thread_dontneed(cpu: int, address: int, length: int) -> int:
+    cpu_idle_exit(cpu)
+    result = sys_madvise(cpu, address, length, Madv.DONTNEED)
+    cpu_idle_enter(cpu)
+    return result
+
+
+@kernel
+def workload_setup(cpu: int) -> int:
+    """Stand in for a workload, which nothing here runs."""
+    return 0
+
+
+@kernel
+def workload_op(cpu: int) -> int:
+    return 0
+
+
+@kernel
+def writer_setup(cpu: int) -> int:
+    return 0
+
+
+@kernel
+def writer_op(cpu: int) -> int:
+    return 0
+
+
+def program(protocol: str, **config: int) -> Program:
+    """Link the whole kernel with a protocol and the threads' calls."""
+    names = [f"spfemu.mm.{m.name}" for m in pkgutil.iter_modules(spfemu.mm.__path__)]
+    modules = [importlib.import_module(n) for n in [*names, f"spfemu.protocols.{protocol}"]]
+    layers = [functions_of(m) for m in [*modules, sys.modules[__name__]]]
+    return link(layers, config)
+
+
+class Process:
+    """A segment with its CPUs online and one mm of several threads."""
+
+    def __init__(self, engine: StepEngine, segment: Segment) -> None:
+        self.engine = engine
+        self.segment = segment
+        segment.mms["mm_users"] = segment.geometry.nr_cpus
+        for index in range(segment.geometry.nr_cpus):
+            engine.call("cpu_online", segment.cpu(index))
+            engine.call("cpu_idle_enter", segment.cpu(index))
+
+    def call(self, function: str, *arguments: int, cpu: int = 2) -> int | tuple[int, ...]:
+        """Run a call of a thread from its begin to its end, alone."""
+        return self.engine.call("thread_" + function, self.segment.cpu(cpu), *arguments)
+
+    def map(self, address: int, pages: int, prot: int = RW) -> int:
+        """Map pages at an address."""
+        assert self.call("mmap", address, pages << 12, prot, FIXED) == address
+        return address
+
+    def write(self, address: int, value: int) -> None:
+        """Write from the thread that prepares things."""
+        assert self.call("write", address, value) == 0
+
+    def read(self, address: int) -> int:
+        """Read from the thread that prepares and checks things."""
+        error, value = self.call("read", address)
+        assert error == 0
+        return value
+
+    def events(self, cpu: int) -> dict[str, int]:
+        """Counts of one CPU that are not 0."""
+        counts = self.segment.cpus["event"][cpu]
+        return {e.name: int(counts[e]) for e in Event if counts[e]}
+
+    def aborts(self, cpu: int = 0) -> dict[str, int]:
+        """Abort reasons of one CPU and how often; they have to add up to SPF_ABORT."""
+        counts = self.segment.cpus["event"][cpu]
+        reasons = {e.name.removeprefix("SPF_ABORT_"): int(counts[e]) for e in ABORT_REASONS}
+        assert sum(reasons.values()) == counts[Event.SPF_ABORT]
+        return {name: count for name, count in reasons.items() if count}
+
+
+class Threads(Script):
+    """A script whose CPUs are threads of a process."""
+
+    def __init__(self, process: Process) -> None:
+        super().__init__(process.engine, process.segment)
+        self.process = process
+
+    def thread(self, name: str, function: str, *arguments: int):
+        """Add a thread that will make a call: A on CPU 0, B on CPU 1."""
+        cpu = self.process.segment.cpu("AB".index(name))
+        return self.cpu(name, "thread_" + function, cpu, *arguments)
