@@ -61,8 +61,10 @@ class Probe(Record, frozen=True, kw_only=True):
     """What the machine was like right before and right after one sample.
 
     `cache_line_ns` is the cost of moving a cache line between two cores (null on one core),
-    `clock_hertz` the rate of a chain of dependent additions; `repeated` counts the samples that
-    were thrown away because the probe had moved.
+    `clock_hertz` the rate of a chain of dependent instructions of one cycle each; `repeated`
+    counts the samples that were thrown away before it because the probe had moved;
+    `waited_percent` is the largest share of the sample for which a worker was ready to run and
+    something else had its CPU (null where the kernel does not tell).
     """
 
     cache_line_ns_before: float | None
@@ -70,6 +72,7 @@ class Probe(Record, frozen=True, kw_only=True):
     clock_hertz_before: float
     clock_hertz_after: float
     repeated: int = 0
+    waited_percent: float | None = None
 
 
 class Override(Record, frozen=True, kw_only=True):

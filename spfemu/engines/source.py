@@ -18,13 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from spfemu.errors import UsageError
 from spfemu.primitives import PRIMITIVES
 
 INT64_MIN, INT64_MAX = -(1 << 63), (1 << 63) - 1
 MAX_DEPTH = 60
 
 
-class KernelSourceError(Exception):
+class KernelSourceError(UsageError):
     """A kernel function or override cannot be used; the message has file, line and reason."""
 
 

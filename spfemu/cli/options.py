@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: MIT
+"""Options that `run` and `scale` share; ranges are checked where the values are used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from spfemu.cli import types
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_SHARED = (
+    click.option(
+        "--mode",
+        type=types.Choice(("threads", "processes")),
+        default="threads",
+        show_default=True,
+        help="Workers share one mm, or have one each.",
+    ),
+    click.option(
+        "--size",
+        type=types.Size(),
+        metavar="BYTES",
+        help="Size of an area: 4096, 64K, 16M.  [default: the workload's]",
+    ),
+    click.option(
+        "--areas", type=int, metavar="V", help="Areas per worker.  [default: the workload's]"
+    ),
+    click.option(
+        "--pages",
+        type=int,
+        metavar="P",
+        help="Pages touched per operation and area.  [default: the workload's]",
+    ),
+    click.option(
+        "--writers",
+        type=int,
+        default=0,
+        show_default=True,
+        metavar="M",
+        help="Workers that map, protect and unmap meanwhile.",
+    ),
+    click.option(
+        "--rate",
+        type=float,
+        metavar="HZ",
+        help="Operations per second that each writer tries to do.  [default: no limit]",
+    ),
+    click.option(
+        "--overlap", is_flag=True, help="Writers work in the areas in which the workers fault."
+    ),
+    click.option(
+        "--table-free",
+        type=types.Choice(("rcu", "irq")),
+        default="rcu",
+        show_default=True,
+        help="What holds off the freeing of page tables.",
+    ),
+    click.option(
+        "--seq-line",
+        type=types.Choice(("shared", "own")),
+        default="shared",
+        show_default=True,
+        help="Cache line of mmap_seq: that of mmap_lock, or its own.",
+    ),
+    click.option(
+        "--fault-overhead",
+        type=types.Overhead(),
+        default=0.0,
+        metavar="NS|host",
+        help="Time spun in every fault for what the emulator leaves out; 'host' measures it.  "
+        "[default: 0]",
+    ),
+    click.option(
+        "--override",
+        "overrides",
+        multiple=True,
+        type=click.Path(),
+        metavar="FILE",
+        help="Python file whose kernel functions replace those of the same name; repeatable.",
+    ),
+    click.option("--thp", is_flag=True, help="Host: leave transparent huge pages on."),
+    click.option("--seed", type=types.Seed(), metavar="K", help="Makes random choices the same."),
+    click.option("-q", "--quiet", is_flag=True, help="No progress, no notes; results only."),
+)
+
+
+def shared(*, seconds: float, repeats: int) -> Callable[[F], F]:
+    """Add the options that `run` and `scale` share, with the length of their samples."""
+    own = (
+        click.option(
+            "--seconds",
+            type=types.Seconds(),
+            default=seconds,
+            show_default=True,
+            metavar="S",
+            help="Time measured per repeat: 2, 0.5, 200ms.",
+        ),
+        click.option(
+            "--repeats",
+            type=int,
+            default=repeats,
+            show_default=True,
+            metavar="R",
+            help="How often everything is measured.",
+        ),
+    )
+
+    def add(function: F) -> F:
+        for option in reversed((*own, *_SHARED)):
+            function = option(function)
+        return function
+
+    return add
+
+
+def plan_arguments(given: dict[str, Any]) -> dict[str, Any]:
+    """Turn what the shared options gave into arguments of `spfemu.measure.plan.Plan`.
+
+    What was not given is left out, so that the plan's default holds.
+    """
+    renamed = {
+        "mode": given["mode"],
+        "seconds": given["seconds"],
+        "repeats": given["repeats"],
+        "size": given["size"],
+        "areas": given["areas"],
+        "pages": given["pages"],
+        "writers": given["writers"],
+        "rate": given["rate"],
+        "overlap": given["overlap"],
+        "table_free": given["table_free"],
+        "seq_line": given["seq_line"],
+        "overrides": given["overrides"],
+        "huge_pages": given["thp"],
+        "seed": given["seed"],
+    }
+    return {name: value for name, value in renamed.items() if value is not None}
+
+
+def overhead_argument(given: float | str) -> dict[str, Any]:
+    """Turn ``--fault-overhead`` into an argument of a plan; ``host`` is measured later."""
+    return {} if given == "host" else {"fault_overhead_ns": given}

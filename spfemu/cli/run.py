@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: MIT
+"""``spfemu run``: measure one point."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from spfemu.cli import options, output, types
+from spfemu.cli.progress import Report as Progress
+from spfemu.cli.progress import progress
+
+if TYPE_CHECKING:
+    from spfemu.measure.plan import Plan
+    from spfemu.results import Report
+
+ONLY_EMULATOR = ("protocol", "engine", "table_free", "seq_line", "fault_overhead", "overrides")
+"""Options that mean nothing on the real kernel."""
+ONLY_HOST = ("thp",)
+
+
+@click.command("run", short_help="Measure one workload, protocol and number of workers.")
+@click.argument("workload", type=types.Known("workload", types.workload_names))
+@click.option(
+    "--protocol",
+    type=types.Known("protocol", types.protocol_names),
+    default="spf",
+    show_default=True,
+    metavar="NAME",
+    help="How faults are handled: see 'spfemu list'.",
+)
+@click.option(
+    "--target",
+    type=types.Choice(("emulator", "host")),
+    default="emulator",
+    show_default=True,
+    help="The emulated kernel, or the real one of this machine.",
+)
+@click.option(
+    "--engine",
+    type=types.Choice(("native", "plain")),
+    default="native",
+    show_default=True,
+    help="Compiled, or interpreted for reading and debugging.",
+)
+@click.option(
+    "--workers", type=int, default=1, show_default=True, metavar="N", help="Faulting workers."
+)
+@click.option("--latency", is_flag=True, help="Take the time of every fault; slower.")
+@click.option(
+    "--json",
+    "json_path",
+    type=output.PATH,
+    metavar="PATH",
+    help="Write the result; '-' for stdout.",
+)
+@options.shared(seconds=1.0, repeats=5)
+@click.pass_context
+def command(ctx: click.Context, /, **given: Any) -> None:
+    """Measure WORKLOAD with one protocol and one number of workers.
+
+    \b
+    Examples:
+      spfemu run page_fault1 --workers 2
+      spfemu run pft --protocol classic --workers 4 --latency
+      spfemu run mixed --workers 2 --writers 1 --rate 1000 --overlap
+      spfemu run page_fault1 --target host
+    """
+    _refuse_meaningless(ctx, given["target"])
+    json_path: str | None = given["json_path"]
+    output.check_writable([json_path])
+    from spfemu.measure.plan import Plan
+
+    plan = Plan(
+        workload=given["workload"],
+        protocol=given["protocol"],
+        target=given["target"],
+        engine=given["engine"],
+        workers=given["workers"],
+        latency=given["latency"],
+        **options.plan_arguments(given),
+        **options.overhead_argument(given["fault_overhead"]),
+    )
+    printer = output.Printer(json_path, quiet=given["quiet"])
+    printer.seed(plan.seed)
+    with progress(quiet=given["quiet"]) as show:
+        report = _measure(plan, show, overhead_from_host=given["fault_overhead"] == "host")
+    printer.report(report)
+    if json_path is not None:
+        output.write_json(json_path, report)
+    ctx.exit(output.exit_code(report))
+
+
+def _refuse_meaningless(ctx: click.Context, target: str) -> None:
+    """Refuse options that were given and would change nothing."""
+    for name in ONLY_EMULATOR if target == "host" else ONLY_HOST:
+        source = ctx.get_parameter_source(name)
+        if source is click.core.ParameterSource.COMMANDLINE:
+            option = next(p.opts[0] for p in ctx.command.params if p.name == name)
+            raise click.UsageError(f"{option} means nothing with --target {target}", ctx)
+
+
+def _measure(plan: Plan, show: Progress, *, overhead_from_host: bool) -> Report:
+    """Measure the plan; what Ctrl-C left of it is marked as partial."""
+    from dataclasses import replace
+
+    from spfemu import results
+    from spfemu.measure import compare, environment, races, run
+
+    where = environment.record()
+    if overhead_from_host:
+        plan = replace(plan, fault_overhead_ns=compare.calibrate_overhead(plan, show))
+    series = run.run_series(plan, show)
+    result = run.make_result(series, overhead_from_host=overhead_from_host)
+    missing = races.no_race(result)
+    return results.Report(
+        command=output.command_line(),
+        seed=plan.seed,
+        environment=where,
+        results=[result],
+        partial=series.partial,
+        inconclusive=[] if missing is None else [missing],
+        warnings=compare.warnings_of([series.prepared], [result]),
+    )

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: MIT
+"""Whether the race that a run was meant to show happened at all."""
+
+from __future__ import annotations
+
+from spfemu.results import Result
+
+RACES = (
+    "SPF_ABORT_ODD",
+    "SPF_ABORT_VMA_COPY",
+    "SPF_ABORT_PTE_MAP_LOCK_SEQ1",
+    "SPF_ABORT_PTE_MAP_LOCK_PMD",
+    "SPF_ABORT_PTE_MAP_LOCK_PTL",
+    "SPF_ABORT_PTE_MAP_LOCK_SEQ2",
+)
+"""Aborts that only somebody else can have caused; the others may come from a cold mapping."""
+
+
+def no_race(result: Result) -> str | None:
+    """Say that writers ran beside speculative faults and none of these met one; else None.
+
+    Such a run shows nothing about what protects the faults, however it ended.
+    """
+    attempts = result.events.get("SPF_ATTEMPT", 0)
+    if not result.writers or not attempts:
+        return None
+    if any(result.events.get(name, 0) for name in RACES):
+        return None
+    return (
+        f"none of {attempts} speculative faults of {result.workload} met a writer: use more "
+        "--seconds, --writers or a higher --rate"
+    )
