@@ -14,6 +14,7 @@ from spfemu.engines.source import Program, functions_of, link
 from spfemu.engines.stepped import StepEngine
 from spfemu.events import ABORT_REASONS, Event
 from spfemu.kernel import kernel
+from spfemu.mm import worker
 from spfemu.mm.flags import Map, Prot
 from spfemu.mm.madvise import Madv
 from spfemu.mm.mmu import user_read, user_write
@@ -74,32 +75,14 @@ def thread_dontneed(cpu: int, address: int, length: int) -> int:
     return result
 
 
-@kernel
-def workload_setup(cpu: int) -> int:
-    """Stand in for a workload, which nothing here runs."""
-    return 0
-
-
-@kernel
-def workload_op(cpu: int) -> int:
-    return 0
-
-
-@kernel
-def writer_setup(cpu: int) -> int:
-    return 0
-
-
-@kernel
-def writer_op(cpu: int) -> int:
-    return 0
-
-
 def program(protocol: str, **config: int) -> Program:
     """Link the whole kernel with a protocol and the threads' calls."""
     names = [f"spfemu.mm.{m.name}" for m in pkgutil.iter_modules(spfemu.mm.__path__)]
     modules = [importlib.import_module(n) for n in [*names, f"spfemu.protocols.{protocol}"]]
-    layers = [functions_of(m) for m in [*modules, sys.modules[__name__]]]
+    layers = [functions_of(m) for m in [*modules, sys.modules[__name__]] if m is not worker]
+    # the worker's loop belongs to workloads, which nothing here runs
+    loop = functions_of(worker)
+    layers.append({name: loop[name] for name in ("cpu_online", "cpu_offline")})
     return link(layers, config)
 
 
