@@ -60,7 +60,8 @@ class Hardware(Record, frozen=True, kw_only=True):
 class Probe(Record, frozen=True, kw_only=True):
     """What the machine was like right before and right after one sample.
 
-    `cache_line_ns` is the cost of moving a cache line between two cores (null on one core),
+    `cache_line_ns` is the cost of moving a cache line between two cores (null on one core, and
+    when the other core was taken away meanwhile),
     `clock_hertz` the rate of a chain of dependent instructions of one cycle each; `repeated`
     counts the samples that were thrown away before it because the probe had moved;
     `waited_percent` is the largest share of the sample for which a worker was ready to run and

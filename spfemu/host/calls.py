@@ -74,7 +74,7 @@ def sys_madvise(cpu: int, addr: int, length: int, advice: int) -> int:
 
 @kernel
 def sys_brk(cpu: int, brk: int) -> int:
-    """brk as the kernel has it: the break, moved or not."""
+    """Call brk as the kernel has it: the break, moved or not."""
     count_vm_event(cpu, Event.CALL_BRK)
     return raw_syscall(NR_BRK, brk, 0, 0, 0, 0, 0)
 

@@ -40,6 +40,14 @@ USABLE_SHARE = 0.5
 """A ratio needs this share of the rounds, and at least MIN_PAIRS if so many were asked for."""
 MIN_PAIRS = 3
 CALIBRATION_REPEATS = 3
+WAITED_PERCENT = 5.0
+"""Share of a sample that a worker may wait for its CPU before it is mentioned."""
+WAITED_LIMIT_PERCENT = 25.0
+"""Share of a sample from which on the sample is not compared: it shows the scheduler at work."""
+WIDE = 0.2
+"""Width of an interval, as a share of its median, that is mentioned."""
+NO_FAULTS = ("mmap1", "brk1")
+"""Workloads that take no fault: their operations are compared."""
 
 SampleTaker = Callable[[Prepared, Segments], Sample]
 
@@ -71,9 +79,18 @@ class Rounds:
         for numerator, denominator in both:
             if numerator is not None and denominator is not None:
                 probes = [*_probes(numerator), *_probes(denominator)]
-                if not moved(probes, self.factor):
+                if not moved(probes, self.factor) and not (
+                    self.starved(pair.numerator, numerator)
+                    or self.starved(pair.denominator, denominator)
+                ):
                     found.append((numerator, denominator))
         return found
+
+    def starved(self, cell: int, sample: Sample) -> bool:
+        """Tell whether a worker that should have had its CPU to itself waited too long for it."""
+        plan = self.cells[cell].plan
+        alone = len(set(plan.placement())) == plan.nr_cpus
+        return alone and (sample.waited_percent or 0.0) > WAITED_LIMIT_PERCENT
 
     def series(self, cell: int) -> Series:
         """Return the samples of one cell; those that were repeated are counted, not kept."""
@@ -82,7 +99,7 @@ class Rounds:
         for sample in self.taken[cell]:
             if sample is None:
                 continue
-            if moved(_probes(sample), self.factor):
+            if moved(_probes(sample), self.factor) or self.starved(cell, sample):
                 repeated += 1
                 continue
             kept.append(replace(sample, repeated=repeated))
@@ -153,7 +170,7 @@ def make_ratio(
     needed = max(min(MIN_PAIRS, rounds), math.ceil(USABLE_SHARE * rounds))
     if len(usable) < needed:
         reason = (
-            f"the machine changed by more than {found.factor:g} times during all but "
+            f"the machine changed by more than {found.factor:g} times or was busy during all but "
             f"{len(usable)} of {len(found.taken[pair.numerator])} rounds"
         )
         if found.partial:
@@ -172,7 +189,9 @@ def make_ratio(
         )
     estimate = statistics.ratio([n for n, _ in rates], [d for _, d in rates])
     return results.Ratio(
-        quantity="faults_per_second" if quantity == "faults_per_second" else "operations_per_second",
+        quantity="faults_per_second"
+        if quantity == "faults_per_second"
+        else "operations_per_second",
         numerator=_operand(found, pair.numerator),
         denominator=_operand(found, pair.denominator),
         median=estimate.median,
@@ -234,7 +253,7 @@ def scale(
     if with_host:
         kinds.append(prepare(_host_plan(plan), progress))
     cells = [for_workers(kind, count) for kind in kinds for count in counts]
-    pairs = list(_scale_pairs(len(kinds), len(counts)))
+    pairs = list(_scale_pairs(len(kinds), len(counts), with_host=with_host))
     quantity = "operations_per_second" if plan.workload in NO_FAULTS else "faults_per_second"
     with Prober() as prober:
         found = take_rounds(cells, pairs, plan.repeats, prober, progress, factor=factor)
@@ -257,19 +276,20 @@ def scale(
     )
 
 
-NO_FAULTS = ("mmap1", "brk1")
-"""Workloads that take no fault: their operations are compared."""
+def _scale_pairs(kinds: int, counts: int, *, with_host: bool) -> Iterable[Pair]:
+    """Scaling of each kind from the least number of workers, then kinds at each number.
 
-
-def _scale_pairs(kinds: int, counts: int) -> Iterable[Pair]:
-    """Scaling of each kind from the least number of workers, then kinds at each number."""
+    The later protocol is divided by the earlier, all are divided by the host, which comes last.
+    """
     for kind in range(kinds):
         for count in range(1, counts):
             yield Pair(kind * counts + count, kind * counts)
     for count in range(counts):
         for kind in range(1, kinds):
             for other in range(kind):
-                yield Pair(kind * counts + count, other * counts + count)
+                later, earlier = kind * counts + count, other * counts + count
+                beside_host = with_host and kind == kinds - 1
+                yield Pair(earlier, later) if beside_host else Pair(later, earlier)
 
 
 def _host_plan(plan: Plan) -> Plan:
@@ -317,10 +337,19 @@ def inconclusive(ratios: Iterable[results.Ratio]) -> list[str]:
 def warnings_of(cells: Sequence[Prepared], measured: Sequence[results.Result]) -> list[str]:
     """Return what a reader has to know before believing the figures."""
     found = [note for cell in cells for note in cell.plan.notes()]
+    waited = max(
+        (p.waited_percent or 0.0 for r in measured if not r.oversubscribed for p in r.probes),
+        default=0.0,
+    )
+    if waited > WAITED_PERCENT:
+        found.append(
+            "something else ran on the workers' CPUs: a worker waited for up to "
+            f"{waited:.0f} % of a sample"
+        )
     for result in measured:
         rates = result.faults_per_second
         spread = (rates.high - rates.low) / rates.median if rates.median else 0.0
-        if spread > 0.2:
+        if spread > WIDE:
             name = "host" if result.target == "host" else result.protocol
             found.append(
                 f"{name} with {result.workers} workers: the interval is {spread:.0%} of the "
@@ -334,11 +363,16 @@ def _probe_warnings(found: Rounds) -> list[str]:
     if probes and probes[0].line_ns is None:
         return ["one CPU only: the cost of moving a cache line cannot be probed"]
     if moved(probes, found.factor):
-        lines = [p.line_ns for p in probes if p.line_ns is not None]
-        return [
-            f"moving a cache line cost from {min(lines):.0f} to {max(lines):.0f} ns during the "
-            "run: only samples that agree were compared"
-        ]
+        lines = [p.line_ns for p in probes if p.line_ns is not None and math.isfinite(p.line_ns)]
+        if not lines:
+            return ["the cores that were probed were taken away during every probe"]
+        clocks = [p.clock_ghz for p in probes]
+        text = (
+            f"during the run, moving a cache line cost from {min(lines):.0f} to "
+            f"{max(lines):.0f} ns and the clock ran at {min(clocks):.2f} to {max(clocks):.2f} "
+            "GHz: only samples that agree were compared"
+        )
+        return [text]
     return []
 
 
@@ -350,23 +384,30 @@ def _side(operand: results.Operand) -> str:
 def finding(ratios: Sequence[results.Ratio]) -> str:
     """Say in one sentence what the ratios show.
 
-    First how each kind scales to the most workers, then who is ahead there; an interval that
-    contains 1 is no difference, and what is inconclusive is called so.
+    First how each kind scales to the most workers, then who is ahead there.  An interval that
+    contains 1 shows no difference, and what is inconclusive is called so.
     """
-    most = max((r.numerator.workers for r in ratios), default=0)
-    least = min((r.denominator.workers for r in ratios), default=0)
+    if not ratios:
+        return "Nothing was compared."
+    most = max(r.numerator.workers for r in ratios)
+    least = min(r.denominator.workers for r in ratios)
+    what = "faults" if ratios[0].quantity == "faults_per_second" else "operations"
     scaling = [r for r in ratios if r.numerator.workers == most != r.denominator.workers]
     beside = [r for r in ratios if r.numerator.workers == r.denominator.workers == most]
     parts = []
     if scaling:
-        each = ", ".join(f"{_name(r.numerator)} {_scaled(r)}" for r in scaling)
-        parts.append(f"from {least} to {most} workers {each}")
+        each = ", ".join(f"{_figure(r)} {_where(r.numerator)}" for r in scaling)
+        parts.append(f"from {least} to {most} workers on this machine, {what} scale {each}")
     if beside:
-        plural = "" if most == 1 else "s"
-        each = ", ".join(_beside(r) for r in beside)
-        parts.append(f"with {most} worker{plural} {each}")
-    if not parts:
-        return "Nothing was compared."
+        each = ", ".join(
+            f"{_name(r.numerator)} does {_figure(r)} the {what} of {_name(r.denominator)}"
+            for r in beside
+        )
+        parts.append(f"with {most} worker{'' if most == 1 else 's'}, {each}")
+    parts.extend(
+        f"inconclusive because {reason}"
+        for reason in dict.fromkeys(r.inconclusive for r in (*scaling, *beside) if r.inconclusive)
+    )
     text = "; ".join(parts) + "."
     return text[0].upper() + text[1:]
 
@@ -375,26 +416,14 @@ def _name(operand: results.Operand) -> str:
     return "the host" if operand.target == "host" else str(operand.protocol)
 
 
+def _where(operand: results.Operand) -> str:
+    return "on the host" if operand.target == "host" else f"with {operand.protocol}"
+
+
 def _figure(ratio: results.Ratio) -> str:
-    return f"{ratio.median:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}]"
-
-
-def _scaled(ratio: results.Ratio) -> str:
+    figure = f"{ratio.median:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}]"
     if ratio.inconclusive is not None:
-        return f"is inconclusive ({ratio.inconclusive})"
-    if ratio.low > 1:
-        return f"does {_figure(ratio)} as much"
-    if ratio.high < 1:
-        return f"does less, {_figure(ratio)}"
-    return f"does no more, {_figure(ratio)}"
-
-
-def _beside(ratio: results.Ratio) -> str:
-    first, second = _name(ratio.numerator), _name(ratio.denominator)
-    if ratio.inconclusive is not None:
-        return f"{first} against {second} is inconclusive ({ratio.inconclusive})"
-    if ratio.low > 1:
-        return f"{first} does {_figure(ratio)} what {second} does"
-    if ratio.high < 1:
-        return f"{first} does only {_figure(ratio)} of what {second} does"
-    return f"{first} and {second} do not differ, {_figure(ratio)}"
+        return f"an inconclusive {figure}"
+    if ratio.low <= 1 <= ratio.high:
+        return f"{figure} (no difference shown)"
+    return figure

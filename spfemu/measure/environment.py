@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import importlib.metadata
 import os
 import platform
@@ -35,7 +35,7 @@ def record(root: Path = Path("/")) -> results.Environment:
     first = cpu_dir / f"cpu{available[0].cpu}"
     memory = psutil.virtual_memory()
     return results.Environment(
-        started_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        started_at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         spfemu=_version(),
         revision=revision(),
         layout=f"{layout_hash():016x}",
@@ -96,7 +96,7 @@ def revision(checkout: Path = CHECKOUT) -> str | None:
 def cpu_model(root: Path = Path("/")) -> str | None:
     """Name of the processor; on arm64, which has none, its implementer and part numbers."""
     text = read_text(root / "proc/cpuinfo") or ""
-    found = dict(re.findall(r"^([^\t:\n]+?)\s*:[ \t]*(.*)$", text, re.MULTILINE))
+    found: dict[str, str] = dict(re.findall(r"^([^\t:\n]+?)\s*:[ \t]*(.*)$", text, re.MULTILINE))
     if found.get("model name"):
         return found["model name"]
     if "CPU implementer" in found:
@@ -127,7 +127,9 @@ def virtualisation(root: Path = Path("/")) -> str | None:
     """Name of the hypervisor as far as it tells, ``hypervisor`` if not, or None on bare metal."""
     if (read_text(root / "sys/hypervisor/type")) is not None:
         return read_text(root / "sys/hypervisor/type")
-    flags = re.search(r"^flags\s*:.*\bhypervisor\b", read_text(root / "proc/cpuinfo") or "", re.M)
+    flags = re.search(
+        r"^flags\s*:.*\bhypervisor\b", read_text(root / "proc/cpuinfo") or "", re.MULTILINE
+    )
     vendor = read_text(root / "sys/class/dmi/id/sys_vendor")
     if flags is not None:
         return vendor or "hypervisor"

@@ -7,6 +7,7 @@ import errno
 import os
 from collections.abc import Iterable
 from types import TracebackType
+from typing import Self
 
 from spfemu import shims
 
@@ -38,7 +39,7 @@ class HardwareCounters:
                     opened[name] = handle
             self._open.append(opened)
 
-    def __enter__(self) -> HardwareCounters:
+    def __enter__(self) -> Self:
         """Return itself; counting starts with `start`."""
         return self
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -99,6 +98,12 @@ class Plan:
             raise UsageError(
                 "protocol bare takes no lock and cannot run with writers: use --writers 0"
             )
+        shared = workload.pages_shared and self.mode == "threads" and self.workers > 1
+        if shared and self.protocol == "bare" and self.target == "emulator":
+            raise UsageError(
+                f"protocol bare takes no lock and workers of {self.workload} touch the same "
+                "pages: use --workers 1 or --mode processes"
+            )
         if self.overlap and not workload.has_writers:
             raise UsageError(f"{self.workload} has no writers that could overlap")
         if self.overlap and self.target == "host" and not workload.overlap_on_host:
@@ -128,6 +133,7 @@ class Plan:
             "CONFIG_MMAP_SEQ_OWN_LINE": int(self.seq_line == "own"),
             "CONFIG_LATENCY": int(self.latency),
             "CONFIG_FAULT_OVERHEAD": int(self.fault_overhead_ns > 0),
+            "CONFIG_DEBUG_VM": int(self.engine == "plain"),
         }
 
     @property
@@ -182,9 +188,6 @@ class Plan:
             )
         elif self.nr_cpus > len({(c.package, c.core) for c in available}):
             notes.append("some workers share a core with another as SMT siblings")
-        load = os.getloadavg()[0]
-        if load > len(available) / 2:
-            notes.append(f"the machine is busy: load {load:.1f} on {len(available)} CPUs")
         return notes
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A short look at the machine between samples: does a cache line cost what it did before?
+"""Look shortly at the machine between samples: a cache line should cost what it did before.
 
 On shared machines the cost of moving a cache line between two cores was seen to go from 29 to 127
 ns within a minute, which is more than most protocols differ.  So every sample stands between two
@@ -9,6 +9,7 @@ probes, and samples between which the machine changed are not compared.
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import os
 import signal
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from types import ModuleType, TracebackType
-from typing import Any
+from typing import Any, Self
 
 import multiprocess
 import numpy as np
@@ -94,6 +95,8 @@ def moved(probes: Sequence[Probe | None], factor: float = PROBE_FACTOR) -> bool:
     """Tell whether the machine changed by more than `factor` between any two of the probes."""
     seen = [p for p in probes if p is not None]
     lines = [p.line_ns for p in seen if p.line_ns is not None]
+    if any(math.isinf(line) for line in lines):
+        return True
     clocks = [p.clock_ghz for p in seen]
     return any(values and max(values) > factor * min(values) for values in (lines, clocks))
 
@@ -114,7 +117,7 @@ class Prober:
         self._processes: list[Any] = []
         self._asked = 0
 
-    def __enter__(self) -> Prober:
+    def __enter__(self) -> Self:
         """Start the processes."""
         parent = os.getpid()
         for i, cpu in enumerate(self.cpus):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,7 +31,6 @@ from spfemu.measure.hardware import HardwareCounters
 from spfemu.measure.plan import Plan, Progress, quiet
 from spfemu.measure.probe import Probe, Prober, cycles_per_second
 from spfemu.measure.workers import HANG_SECONDS, Workers
-from spfemu.mm.flags import PageKind
 from spfemu.mm.latency import FAULT_LATENCY, WRITER_LATENCY
 from spfemu.segment import Geometry, Segment
 
@@ -72,10 +72,10 @@ class Sample:
     writer_latency: Histogram
     hardware: list[dict[str, int]] | None
     idle_percent: float | None
+    waited_percent: float | None
     violations: list[str]
     probes: tuple[Probe, Probe] | None = None
     repeated: int = 0
-    table_pages: int = 0
 
 
 @dataclass
@@ -157,6 +157,7 @@ class _Counts:
     histograms: NDArray[np.int64]
     idle: float
     total: float
+    waited: list[int] | None
 
 
 def take_sample(
@@ -204,6 +205,7 @@ def _read(plan: Plan, segment: Segment, workers: Workers) -> _Counts:
         histograms,
         idle,
         total,
+        workers.waited(),
     )
 
 
@@ -240,7 +242,6 @@ def _sample(
     window = after.histograms - before.histograms
     largest = segment.histograms["max"]
     elapsed = after.total - before.total
-    tables = segment.pages["flags"] == PageKind.TABLE
     return Sample(
         seconds=after.at - before.at,
         faults=after.faults - before.faults,
@@ -251,9 +252,16 @@ def _sample(
         writer_latency=Histogram(window[WRITER_LATENCY], int(largest[WRITER_LATENCY::2].max())),
         hardware=counted,
         idle_percent=100 * (after.idle - before.idle) / elapsed if elapsed > 0 else None,
+        waited_percent=_waited_percent(before, after),
         violations=_check(plan, segment),
-        table_pages=int(tables.sum()),
     )
+
+
+def _waited_percent(before: _Counts, after: _Counts) -> float | None:
+    if before.waited is None or after.waited is None:
+        return None
+    longest = max(b - a for a, b in zip(before.waited, after.waited, strict=True))
+    return longest * 1e-7 / (after.at - before.at)
 
 
 def _check(plan: Plan, segment: Segment) -> list[str]:
@@ -325,7 +333,6 @@ def make_result(series: Series, *, overhead_from_host: bool = False) -> results.
     for sample in samples:
         for name, count in sample.events.items():
             events[name] = events.get(name, 0) + count
-    table_bytes = max(s.table_pages for s in samples) * PAGE_SIZE
     return results.Result(
         workload=plan.workload,
         target="emulator" if emulated else "host",
@@ -360,7 +367,7 @@ def make_result(series: Series, *, overhead_from_host: bool = False) -> results.
         cpus=placement,
         oversubscribed=len(set(placement)) < len(placement),
         idle_percent=_mean([s.idle_percent for s in samples if s.idle_percent is not None]),
-        probes=[_probe(s) for s in samples if s.probes is not None],
+        probes=[_probe(s, s.probes) for s in samples if s.probes is not None],
         memory_bytes=geometry.size if emulated else None,
         memory_overhead_bytes=_overhead(geometry) if emulated else None,
     )
@@ -419,16 +426,20 @@ def _hardware(samples: list[Sample]) -> list[results.Hardware] | None:
     return totals
 
 
-def _probe(sample: Sample) -> results.Probe:
-    before, after = sample.probes or (None, None)
-    assert before is not None and after is not None
+def _probe(sample: Sample, probes: tuple[Probe, Probe]) -> results.Probe:
+    before, after = probes
     return results.Probe(
-        cache_line_ns_before=before.line_ns,
-        cache_line_ns_after=after.line_ns,
+        cache_line_ns_before=_finite(before.line_ns),
+        cache_line_ns_after=_finite(after.line_ns),
         clock_hertz_before=before.clock_ghz * 1e9,
         clock_hertz_after=after.clock_ghz * 1e9,
         repeated=sample.repeated,
+        waited_percent=sample.waited_percent,
     )
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or math.isinf(value) else value
 
 
 def _overrides(program: Program) -> list[results.Override]:

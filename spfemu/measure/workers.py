@@ -20,8 +20,9 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import multiprocess
 import numpy as np
@@ -34,6 +35,7 @@ from spfemu.events import Event
 from spfemu.layout import CPU, RWSEM, SYSTEM, WORD
 from spfemu.measure.build import Engine
 from spfemu.measure.plan import Plan
+from spfemu.measure.topology import read_text
 from spfemu.mm.bug import Bug
 from spfemu.segment import Segment
 from spfemu.workloads.parameters import Param
@@ -90,7 +92,7 @@ class Workers:
         self._activity = self._counters()
         self._moved = [time.monotonic()] * plan.nr_cpus
 
-    def __enter__(self) -> Workers:
+    def __enter__(self) -> Self:
         """Start the processes and wait until all are set up and stand at the gate."""
         try:
             self._start()
@@ -192,6 +194,17 @@ class Workers:
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             self._wait(min(left, WATCH_PERIOD))
+
+    def waited(self) -> list[int] | None:
+        """Time that each worker was ready to run and did not [ns]; None if Linux does not tell."""
+        found = []
+        for i in range(self.plan.nr_cpus):
+            process, thread = self.threads[i]
+            words = (read_text(Path(f"/proc/{process}/task/{thread}/schedstat")) or "").split()
+            if len(words) != 3:
+                return None
+            found.append(int(words[1]))
+        return found
 
     def stop(self) -> None:
         """Tell the workers to leave their loops and wait until they have.
@@ -398,7 +411,7 @@ def _run_worker(workers: Workers, index: int, core: int, pipe: Connection) -> No
     except ResourceError as error:
         pipe.send(str(error))
         os._exit(_EXIT_FAILED)
-    except BaseException:
+    except Exception:  # noqa: BLE001  whatever it is, the parent has to hear of it
         pipe.send(traceback.format_exc(limit=-3).strip())
         os._exit(_EXIT_FAILED)
 

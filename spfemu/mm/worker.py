@@ -14,6 +14,7 @@ from spfemu.mm.sched import cond_resched, cpu_idle_enter, cpu_idle_exit
 from spfemu.primitives import atomic_fetch_or, load, read_cycles, read_once, smp_mb, store
 
 if TYPE_CHECKING:  # defined by the workload
+    from spfemu.workloads.common import wait_for_turn
     from spfemu.workloads.page_fault1 import workload_op, workload_setup
     from spfemu.workloads.mixed import writer_op, writer_setup
 
@@ -67,9 +68,14 @@ def worker_loop(cpu: int) -> int:
 
 @kernel
 def worker_operation(cpu: int) -> int:
-    """Run one operation of the worker's part; writers' are timed when latencies are built in."""
+    """Run one operation of the worker's part; writers' are timed when latencies are built in.
+
+    A writer first waits for its turn, which is not part of the operation.
+    """
     if load(cpu + CPU.is_writer) == 0:
         return workload_op(cpu)
+    if wait_for_turn(cpu) == 0:
+        return 0
     started = 0
     if CONFIG_LATENCY:
         started = read_cycles()

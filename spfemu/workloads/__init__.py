@@ -9,7 +9,9 @@ any operation.  Beside them, in ordinary Python, stand
 * ``DEFAULTS``, the `Parameters` that are not given;
 * ``needs(parameters)``, the frames and VMAs that it may hold at one time (`Needs`);
 * ``iterations(parameters)``, what will-it-scale counts for one operation;
-* ``NAME``, if the command line's name is not the module's.
+* ``NAME``, if the command line's name is not the module's;
+* ``PAGES_SHARED = True`` if workers of one mm may touch the same page, ``OVERLAP_ON_HOST = False``
+  if overlapping writers would be real SIGSEGVs there.
 
 The first line of the module's docstring is its description.
 """

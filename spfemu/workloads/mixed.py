@@ -2,7 +2,7 @@
 """Faulting workers beside writers that map, protect, unmap and drop memory of the same mm.
 
 A worker writes to `pages` pages at a random place of a random one of `areas` areas of `size`
-bytes, then drops them.  A writer does one random call at a time, at most `rate` per second, on
+bytes, then drops them.  A writer does one random call at a time (at most `rate` per second) on
 one of `areas` areas of its own; with `overlap`, on the areas in which the workers fault, who then
 meet areas that are gone or protected and go on.  The host cannot run that: it would be a SIGSEGV.
 """
@@ -19,7 +19,6 @@ from spfemu.workloads.common import (
     map_anonymous,
     pages_of,
     random_below,
-    wait_for_turn,
     write_pages,
 )
 from spfemu.workloads.parameters import Needs, Param, Parameters, State, table_frames
@@ -28,13 +27,15 @@ DEFAULTS = Parameters(size=1 << 20, areas=8, pages=16)
 FIXED = ANONYMOUS | int(Map.FIXED)
 OVERLAP_ON_HOST = False
 """A real access to an area that is gone ends the process."""
+PAGES_SHARED = True
+"""Workers of one mm may touch the same page."""
 
 
 def needs(parameters: Parameters) -> Needs:
     """The areas of every mm and those of the writers; calls split them at most page by page."""
     regions = parameters.areas * (parameters.workers + parameters.writers)
     pages = regions * parameters.size_pages
-    return Needs(pages + table_frames(pages, regions), regions * min(parameters.size_pages, 16))
+    return Needs(pages + table_frames(pages, regions), regions * min(parameters.size_pages, 64))
 
 
 def iterations(parameters: Parameters) -> int:
@@ -118,8 +119,6 @@ def writer_setup(cpu: int) -> int:
 @kernel
 def writer_op(cpu: int) -> int:
     """Do one call, chosen at random, to a random range."""
-    if wait_for_turn(cpu) == 0:
-        return 0
     start, length = random_range(cpu)
     action = random_below(cpu, 5)
     if action <= 1:
