@@ -11,10 +11,10 @@ from spfemu.segment import Geometry, Segment
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory):
-    """Keep compiled objects of the tests out of the user's cache."""
+def own_cache(request):
+    """Keep compiled objects of the tests out of the user's cache, but from run to run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SPFEMU_CACHE_DIR", str(tmp_path_factory.mktemp("objects")))
+        patch.setenv("SPFEMU_CACHE_DIR", str(request.config.cache.mkdir("objects")))
         yield
 
 
