@@ -19,6 +19,7 @@ from spfemu.mm.rwsem import (
     down_write_killable,
     down_write_trylock,
     downgrade_write,
+    send_fatal_signal,
     up_read,
     up_write,
 )
@@ -183,3 +184,15 @@ def read_until_stopped(cpu: int, sem: int, data: int) -> int:
         storm_read(cpu, sem, data, 0)
         rounds += 1
     return rounds
+
+
+@kernel
+def signal_storm(first: int, count: int, rounds: int) -> None:
+    """Send `rounds` fatal signals to `count` CPUs from block `first` on, in turn."""
+    target = 0
+    while rounds > 0:
+        rounds -= 1
+        send_fatal_signal(first + target * CPU.SIZE)
+        target += 1
+        if target == count:
+            target = 0
