@@ -42,11 +42,14 @@ find_python() {
 
 # Sets and exports CC: what builds the shim.
 find_compiler() {
-    local candidate program='#include <stdint.h>
+    local candidate candidates=(cc gcc clang) program='#include <stdint.h>
 #include <linux/futex.h>
 int main(void) { return 0; }'
-    for candidate in ${CC:+"$CC"} cc gcc clang; do
-        # CC may carry flags
+    if [[ -n ${CC:-} ]]; then
+        candidates=("$CC")
+    fi
+    for candidate in "${candidates[@]}"; do
+        # shellcheck disable=SC2086 # CC may carry flags
         if $candidate -x c -fsyntax-only - <<<"$program" 2>/dev/null; then
             export CC=$candidate
             return
@@ -99,8 +102,9 @@ install_project() {
     # One line per package, so that somebody who waits sees it move.
     if "$venv/bin/python" -m pip install --no-input --disable-pip-version-check \
         --editable "$what" 2>&1 </dev/null | tee "$venv/install.log" |
-        sed -u -n 's/^ *Collecting \([A-Za-z0-9_.-]*\).*/spfemu:   \1/p;
-            s/^Building editable.*/spfemu:   building the shim/p;
+        sed -u -n -E 's/^ *Collecting ([A-Za-z0-9_.-]+).*/spfemu:   \1/p;
+            s|^Processing .*/([A-Za-z0-9_.]+)-[0-9][^/]*$|spfemu:   \1|p;
+            s/^ *Building editable .*started.*/spfemu:   building the shim/p;
             s/^Installing collected packages.*/spfemu:   unpacking/p' >&2; then
         return
     fi
@@ -112,7 +116,7 @@ explain_failure() {
     if grep -q -E 'NewConnectionError|NameResolutionError|ConnectTimeout|No matching distribution|Could not find a version' "$log"; then
         give_up "cannot download what it needs: check the network, or point pip at local" \
             "wheels (PIP_FIND_LINKS, PIP_NO_INDEX); see $log"
-    elif grep -q -E 'command .*(cc|gcc|clang).* failed' "$log"; then
+    elif grep -q -E 'Failed (building|to build).*spfemu' "$log"; then
         give_up "$CC cannot build native_shims/; see $log"
     elif grep -q 'No space left on device' "$log"; then
         give_up "no space left for $venv (about 600 MB)"

@@ -16,6 +16,14 @@ def rate(value: float) -> str:
     return _three_digits(value)
 
 
+def tick(value: float) -> str:
+    """Return a round rate without zeros at its end: ``2.5 M``."""
+    for scale, prefix in _PREFIXES:
+        if value >= scale:
+            return f"{value / scale:g} {prefix}"
+    return f"{value:g}"
+
+
 def interval(low: float, high: float) -> str:
     """Return two rates: ``12.1 M to 12.5 M``."""
     return f"{rate(low)} to {rate(high)}"

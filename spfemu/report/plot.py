@@ -17,7 +17,14 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from spfemu.report import numbers
 from spfemu.report.paths import PLOT_FORMATS
-from spfemu.report.series import Series, group, speculation_success
+from spfemu.report.series import (
+    QUANTITIES,
+    Series,
+    group,
+    quantity,
+    rate_of,
+    speculation_success,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,7 +100,7 @@ def _figure(report: Report) -> Figure:
         _draw_success(success, speculating, styles(curves))
     else:
         throughput = figure.subplots()
-    _draw_throughput(throughput, curves, styles(curves))
+    _draw_throughput(throughput, curves, styles(curves), quantity(report))
     figure.suptitle(_title(report), fontsize=11)
     figure.supxlabel(_caption(report), fontsize=7.5, color="#555555")
     return figure
@@ -106,13 +113,15 @@ def styles(curves: list[Series]) -> dict[str, Style]:
     return STYLES | chosen
 
 
-def _draw_throughput(axes: Axes, curves: list[Series], style: dict[str, Style]) -> None:
+def _draw_throughput(
+    axes: Axes, curves: list[Series], style: dict[str, Style], compared: str
+) -> None:
     for curve in curves:
-        _draw_linear(axes, curve, style[curve.name])
-        _draw_points(axes, curve, style[curve.name])
-    axes.set_ylabel("page faults per second")
+        _draw_linear(axes, curve, style[curve.name], compared)
+        _draw_points(axes, curve, style[curve.name], compared)
+    axes.set_ylabel(f"{QUANTITIES[compared]} per second")
     axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _position: numbers.rate(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _position: numbers.tick(value)))
     _workers_axis(axes, curves)
     axes.plot([], [], color="#888888", linewidth=1, linestyle=":", label="linear scaling")
     if any(curve.crowded for curve in curves):
@@ -123,22 +132,22 @@ def _draw_throughput(axes: Axes, curves: list[Series], style: dict[str, Style]) 
     axes.legend(loc="best", fontsize=9)
 
 
-def _draw_linear(axes: Axes, curve: Series, style: Style) -> None:
+def _draw_linear(axes: Axes, curve: Series, style: Style, compared: str) -> None:
     """Draw what the curve would be if each worker were as fast as the first alone."""
     one = curve.one_worker
     if one is None or len(curve.curve) < 2:
         return
     last = curve.curve[-1].workers
-    base = one.faults_per_second.median
+    base = rate_of(one, compared).median
     axes.plot([1, last], [base, base * last], color=style.color, linewidth=1, linestyle=":")
 
 
-def _draw_points(axes: Axes, curve: Series, style: Style) -> None:
+def _draw_points(axes: Axes, curve: Series, style: Style, compared: str) -> None:
     if curve.curve:
         axes.errorbar(
             [p.workers for p in curve.curve],
-            [p.faults_per_second.median for p in curve.curve],
-            yerr=_spread(curve.curve),
+            [rate_of(p, compared).median for p in curve.curve],
+            yerr=_spread(curve.curve, compared),
             label=_label(curve),
             color=style.color,
             marker=style.marker,
@@ -149,8 +158,8 @@ def _draw_points(axes: Axes, curve: Series, style: Style) -> None:
     if curve.crowded:
         axes.errorbar(
             [p.workers for p in curve.crowded],
-            [p.faults_per_second.median for p in curve.crowded],
-            yerr=_spread(curve.crowded),
+            [rate_of(p, compared).median for p in curve.crowded],
+            yerr=_spread(curve.crowded, compared),
             label=None if curve.curve else _label(curve),
             color=style.color,
             marker=style.marker,
@@ -160,9 +169,9 @@ def _draw_points(axes: Axes, curve: Series, style: Style) -> None:
         )
 
 
-def _spread(points: tuple[Result, ...]) -> tuple[list[float], list[float]]:
+def _spread(points: tuple[Result, ...], compared: str) -> tuple[list[float], list[float]]:
     """Distances from the medians to the ends of their intervals."""
-    rates = [p.faults_per_second for p in points]
+    rates = [rate_of(p, compared) for p in points]
     return [r.median - r.low for r in rates], [r.high - r.median for r in rates]
 
 

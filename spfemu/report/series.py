@@ -6,7 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from spfemu.results import Result
+from spfemu.results import Estimate, Report, Result
+
+QUANTITIES = {"faults_per_second": "faults", "operations_per_second": "operations"}
+"""What is compared, and the noun for it."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,21 @@ def group(results: Iterable[Result]) -> list[Series]:
         found.setdefault(series_name(result), []).append(result)
     ordered = sorted(found, key=lambda name: name == "host")
     return [Series(name, tuple(sorted(found[name], key=lambda r: r.workers))) for name in ordered]
+
+
+def quantity(report: Report) -> str:
+    """Name of the rate that the report compares: of faults, unless there are none."""
+    if report.ratios:
+        return report.ratios[0].quantity
+    emulated = [r for r in report.results if r.target == "emulator"] or report.results
+    faults = any(r.faults_per_second.median for r in emulated)
+    return "faults_per_second" if faults else "operations_per_second"
+
+
+def rate_of(result: Result, name: str) -> Estimate:
+    """Return the rate that `quantity` named."""
+    faults = name == "faults_per_second"
+    return result.faults_per_second if faults else result.operations_per_second
 
 
 def speculation_success(result: Result) -> float | None:

@@ -13,7 +13,15 @@ from rich.table import Table
 from rich.text import Text
 
 from spfemu.report import numbers
-from spfemu.report.series import abort_reasons, group, series_name, speculation_success
+from spfemu.report.series import (
+    QUANTITIES,
+    abort_reasons,
+    group,
+    quantity,
+    rate_of,
+    series_name,
+    speculation_success,
+)
 from spfemu.results import Estimate, Operand, Percentiles, Ratio, Report, Result
 
 PLAIN_WIDTH = 80
@@ -67,9 +75,16 @@ def _conditions(report: Report) -> str:
     words = [first.workload, first.mode, f"{numbers.size(first.size_bytes)} areas"]
     if first.writers:
         words.append(numbers.count(first.writers, "writer"))
-    words.append(f"{first.repeats} x {first.seconds:g} s")
+    words.append(f"{_repeats(report)} x {first.seconds:g} s")
     words.append(_overhead(first))
     return ", ".join(words)
+
+
+def _repeats(report: Report) -> str:
+    """Samples per point: not the same for all if some were repeated."""
+    least = min(r.repeats for r in report.results)
+    most = max(r.repeats for r in report.results)
+    return str(least) if least == most else f"{least} to {most}"
 
 
 def _overhead(result: Result) -> str:
@@ -88,26 +103,30 @@ def _table(*columns: str) -> Table:
 
 
 def _points(report: Report) -> Table:
-    table = _table("kernel", "workers", "faults/s", "95 % interval", "x 1 worker", "speculation")
+    compared = quantity(report)
+    rates = f"{QUANTITIES[compared]}/s"
+    table = _table("kernel", "workers", rates, "95 % interval", "x 1 worker", "speculation")
     for curve in group(report.results):
         one = curve.one_worker
         for point in curve.points:
-            rate = point.faults_per_second
+            rate = rate_of(point, compared)
             success = speculation_success(point)
             table.add_row(
                 curve.name,
                 f"{point.workers}{'*' if point.oversubscribed else ''}",
                 numbers.rate(rate.median),
                 numbers.interval(rate.low, rate.high),
-                numbers.ratio(rate.median / one.faults_per_second.median)
-                if one is not None and one.faults_per_second.median
-                else "-",
+                _times(rate.median, None if one is None else rate_of(one, compared).median),
                 "-" if success is None else numbers.percent(success),
             )
     if any(r.oversubscribed for r in report.results):
         table.caption = "* more workers than cores: no point of the curve"
         table.caption_justify = "left"
     return table
+
+
+def _times(rate: float, base: float | None) -> str:
+    return numbers.ratio(rate / base) if base else "-"
 
 
 def _aborts(report: Report) -> list[Text]:
@@ -126,7 +145,7 @@ def _counts(reasons: dict[str, int]) -> str:
 
 
 def _ratios(report: Report) -> Table:
-    table = _table("ratio of faults/s", "median", "95 % interval", "")
+    table = _table(f"ratio of {QUANTITIES[quantity(report)]}/s", "median", "95 % interval", "")
     for ratio in report.ratios:
         table.add_row(
             ratio_name(ratio),
