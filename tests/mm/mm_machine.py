@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib import import_module
-from typing import TypeVar, cast
+from typing import Self, TypeVar, cast
 
 import multiprocess
 import numpy as np
@@ -81,7 +81,7 @@ def renamed(layer: Layer, **names: str) -> Layer:
     return picked
 
 
-class WorkersFailed(AssertionError):
+class WorkersError(AssertionError):
     """A worker died, panicked or got stuck; the message says which and shows the CPUs."""
 
 
@@ -127,7 +127,7 @@ class Workers:
         # results of the workers' functions; anonymous, so it is inherited and leaves nothing
         self._results = np.frombuffer(mmap.mmap(-1, 8 * nr_cpus), dtype=np.int64)
 
-    def __enter__(self) -> "Workers":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -179,7 +179,7 @@ class Workers:
         return body
 
     def wait_until(self, condition: Callable[[], object]) -> None:
-        """Wait for what workers will bring about; WorkersFailed if they die or get stuck."""
+        """Wait for what workers will bring about; WorkersError if they die or get stuck."""
         while not condition():
             self._check()
             time.sleep(0.0005)
@@ -199,9 +199,9 @@ class Workers:
             if code:
                 known = code in Bug.__members__.values()
                 what = f"stopped at {Bug(code).name}" if known else f"ended with {code}"
-                raise WorkersFailed(f"CPU {index} {what}\n{self._report()}")
+                raise WorkersError(f"CPU {index} {what}\n{self._report()}")
         if time.monotonic() > self.deadline:
-            raise WorkersFailed(f"stuck\n{self._report()}")
+            raise WorkersError(f"stuck\n{self._report()}")
 
     def _report(self) -> str:
         lines = []
@@ -242,12 +242,12 @@ def engine_of(
 def seeds(count: int) -> list[int]:
     """Seeds of one run: from $SPFEMU_TEST_SEED onwards, else new ones each time."""
     first = int(os.environ.get("SPFEMU_TEST_SEED") or int.from_bytes(os.urandom(3), "big"))
-    print(f"SPFEMU_TEST_SEED={first} repeats these seeds")
+    sys.stdout.write(f"SPFEMU_TEST_SEED={first} repeats these seeds\n")
     return list(range(first, first + count))
 
 
 def expect_stuck(run: Callable[[Workers], object], machine: Machine) -> None:
     """Check that `run` gets stuck: what a broken variant must do."""
-    with machine.workers(STUCK_SECONDS) as workers, pytest.raises(WorkersFailed, match="stuck"):
+    with machine.workers(STUCK_SECONDS) as workers, pytest.raises(WorkersError, match="stuck"):
         run(workers)
         workers.join()

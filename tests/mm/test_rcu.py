@@ -257,7 +257,8 @@ class Objects:
     def free(self) -> list[int]:
         """Objects in the pools."""
         found = []
-        for obj in map(int, self.segment.cpus["vma_list"]):
+        for first in map(int, self.segment.cpus["vma_list"]):
+            obj = first
             while obj:
                 found.append(obj)
                 obj = self.segment.word(self.state(obj) - WORD)

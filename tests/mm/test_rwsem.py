@@ -476,9 +476,9 @@ def test_handoff_ends_stealing_from_a_writer(make_segment):
 
 
 def test_ignoring_handoff_would_be_seen(make_segment):
-    with Scene(make_segment, IGNORES_HANDOFF) as s:
-        with pytest.raises(AssertionError, match="ends without"):
-            handoff_to_a_writer(s)
+    seen = pytest.raises(AssertionError, match="ends without")
+    with Scene(make_segment, IGNORES_HANDOFF) as s, seen:
+        handoff_to_a_writer(s)
 
 
 def test_a_reader_gets_handoff_from_writers_that_steal(make_segment):
@@ -568,9 +568,9 @@ def test_no_signal_is_lost_before_the_sleep(make_segment, function):
 
 @pytest.mark.parametrize("function", ["down_read_killable", "down_write_killable"])
 def test_a_lost_signal_would_be_seen(make_segment, function):
-    with Scene(make_segment, KEEPS_WORD) as s:
-        with pytest.raises(AssertionError, match="waits without"):
-            signal_between_look_and_sleep(s, function)
+    seen = pytest.raises(AssertionError, match="waits without")
+    with Scene(make_segment, KEEPS_WORD) as s, seen:
+        signal_between_look_and_sleep(s, function)
 
 
 def test_a_waiter_that_is_not_killable_sleeps_on(make_segment):
@@ -773,7 +773,7 @@ def machine(make_machine) -> Machine:
     return made
 
 
-def storm(machine: Machine, rounds: int, kill: bool) -> Lock:
+def storm(machine: Machine, rounds: int, *, kill: bool) -> Lock:
     """Storm a lock from four processes, with signals if `kill`; check what they did."""
     lock = Lock(machine.segment)
     nr_cpus = machine.segment.geometry.nr_cpus
