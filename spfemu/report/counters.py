@@ -25,7 +25,6 @@ COUNTERS = {
     "SPF_ABORT_PTE_MAP_LOCK_PMD": "aborts: the table changed before its lock was taken",
     "SPF_ABORT_PTE_MAP_LOCK_PTL": "aborts: the page-table lock was taken",
     "SPF_ABORT_PTE_MAP_LOCK_SEQ2": "aborts: a writer came before the commit",
-    "SPF_ABORT_OOM": "aborts: no frame at hand",
     "SPF_ATTEMPT_ANON": "attempts that reached a first touch",
     "SPF_ATTEMPT_PTE": "attempts that reached a pte that is not empty",
     "SPF_ATTEMPT_WP": "attempts that reached a write to a read-only page",

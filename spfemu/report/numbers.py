@@ -56,6 +56,7 @@ def percent(share: float) -> str:
 
 
 def _three_digits(value: float) -> str:
-    if value >= 100 or value == int(value):
+    # limits are where fewer digits would round up to one more
+    if value == 0 or value >= 99.95:
         return f"{value:.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"

@@ -26,19 +26,21 @@ from spfemu.results import Estimate, Operand, Percentiles, Ratio, Report, Result
 
 PLAIN_WIDTH = 80
 _LABEL_WIDTH = 20
+_ENDLESS = 10_000
 
 
 def print_report(report: Report, file: TextIO | None = None) -> None:
     """Print what `run` or `scale` found."""
     output = sys.stdout if file is None else file
-    console = Console(file=output, highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        console = Console(file=output, highlight=False, soft_wrap=True, color_system=None)
+    console = Console(file=output, highlight=False)
     for part in describe(report):
         if isinstance(part, Table):
-            _print_table(console, part)
-        else:
+            # as wide as it needs to be: a narrow terminal wraps, nothing is cut off
+            endless = console.options.update(width=_ENDLESS)
+            console.width = console.measure(part, options=endless).maximum
             console.print(part)
+        else:
+            console.print(part, soft_wrap=True)
 
 
 def to_text(report: Report) -> str:
@@ -46,12 +48,6 @@ def to_text(report: Report) -> str:
     output = io.StringIO()
     print_report(report, output)
     return output.getvalue()
-
-
-def _print_table(console: Console, table: Table) -> None:
-    """Print a table as wide as it needs to be: a narrow terminal wraps, nothing is cut off."""
-    needed = console.measure(table, options=console.options.update(width=10_000)).maximum
-    console.print(table, width=max(needed, 1), crop=False, no_wrap=True, overflow="ignore")
 
 
 def describe(report: Report) -> list[Table | Text]:
