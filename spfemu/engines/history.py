@@ -32,7 +32,6 @@ class StepTexts:
     def __init__(self, engine: StepEngine, segment: Segment | None) -> None:
         self.engine = engine
         self.segment = segment
-        self._call_lines: dict[tuple[str, str], list[int]] = {}
 
     def step(self, site: int, arguments: Iterable[int]) -> str:
         """Say what the step at stop `site` with these arguments is."""
@@ -73,15 +72,11 @@ class StepTexts:
 
     def call_line(self, caller: str, callee: str, last: int) -> int:
         """Line of the call of `callee` in `caller`: the first from line `last` on, else any."""
-        lines = self._call_lines.get((caller, callee))
-        if lines is None:
-            tree = self.engine.program.functions[caller].tree
-            lines = sorted(
-                node.lineno
-                for node in ast.walk(tree)
-                if isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Name)
-                and node.func.id == callee
-            )
-            self._call_lines[caller, callee] = lines
+        lines = sorted(
+            node.lineno
+            for node in ast.walk(self.engine.program.functions[caller].tree)
+            if isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id == callee
+        )
         return next((line for line in lines if line >= last), lines[0])

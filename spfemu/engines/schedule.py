@@ -51,7 +51,7 @@ class RandomScheduler:
     def _run(self) -> None:
         current = None
         for _ in range(self.script.steps_max):
-            ready = [c for c in self.script.cpus if c.state is FiberState.READY]
+            ready = [c for c in self.script.cpus if c.fiber.ready]
             if not ready:
                 if not self._time_out_one():
                     return

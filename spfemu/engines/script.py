@@ -248,9 +248,6 @@ class ScriptCpu:
         site = self.script.engine.sites[raw[2]]
         self._returned = raw[1] == _RETURN
         if raw[1] == _ENTER:
-            if self._frames:
-                caller, line = self._frames[-1]
-                self._frames[-1] = caller, self.script.texts.call_line(caller, site.function, line)
             self._frames.append((site.function, site.line))
         else:
             self._frames[-1] = site.function, site.line
@@ -278,10 +275,12 @@ class ScriptCpu:
 
     def _stack_text(self) -> str:
         functions = self.script.engine.program.functions
-        lines = [
-            f"    in {name} ({functions[name].file}:{line})"
-            for name, line in reversed(self._frames)
-        ]
+        lines = []
+        callee = ""
+        for name, last in reversed(self._frames):
+            line = self.script.texts.call_line(name, callee, last) if callee else last
+            lines.append(f"    in {name} ({functions[name].file}:{line})")
+            callee = name
         return "\n".join(lines)
 
 

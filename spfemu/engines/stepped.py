@@ -102,6 +102,11 @@ class Fiber:
         return self._public[_SITE] in self._panics
 
     @property
+    def ready(self) -> bool:
+        """Whether `resume` may be called; a PANICKED one looks ready, too."""
+        return self._public[_STATE] == _READY
+
+    @property
     def event(self) -> StepEvent | None:
         """What the last step stopped at; None before the first."""
         kind, site, *arguments = self._public[_KIND : _A2 + 1]

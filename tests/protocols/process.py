@@ -75,15 +75,28 @@ def thread_dontneed(cpu: int, address: int, length: int) -> int:
     return result
 
 
-def program(protocol: str, **config: int) -> Program:
-    """Link the whole kernel with a protocol and the threads' calls."""
+@kernel
+def thread_remap(cpu: int, address: int, length: int) -> tuple[int, int]:
+    """Unmap a range, map it again, read its first word: nothing old may be there."""
+    cpu_idle_exit(cpu)
+    error = sys_munmap(cpu, address, length)
+    value = 0
+    if error == 0:
+        sys_mmap(cpu, address, length, RW, FIXED)
+        error, value = user_read(cpu, address)
+    cpu_idle_enter(cpu)
+    return error, value
+
+
+def program(protocol: str, overrides: tuple[str, ...] = (), **config: int) -> Program:
+    """Link the whole kernel with a protocol, the threads' calls and overrides."""
     names = [f"spfemu.mm.{m.name}" for m in pkgutil.iter_modules(spfemu.mm.__path__)]
     modules = [importlib.import_module(n) for n in [*names, f"spfemu.protocols.{protocol}"]]
     layers = [functions_of(m) for m in [*modules, sys.modules[__name__]] if m is not worker]
     # the worker's loop belongs to workloads, which nothing here runs
     loop = functions_of(worker)
     layers.append({name: loop[name] for name in ("cpu_online", "cpu_offline")})
-    return link(layers, config)
+    return link(layers, config, overrides)
 
 
 class Process:
@@ -92,6 +105,12 @@ class Process:
     def __init__(self, engine: StepEngine, segment: Segment) -> None:
         self.engine = engine
         self.segment = segment
+        self.begin()
+
+    def begin(self, seed: int = 1) -> None:
+        """Put everything into the initial state, with the CPUs online."""
+        engine, segment = self.engine, self.segment
+        segment.reset(seed)
         segment.mms["mm_users"] = segment.geometry.nr_cpus
         for index in range(segment.geometry.nr_cpus):
             engine.call("cpu_online", segment.cpu(index))
@@ -137,6 +156,6 @@ class Threads(Script):
         self.process = process
 
     def thread(self, name: str, function: str, *arguments: int):
-        """Add a thread that will make a call: A on CPU 0, B on CPU 1."""
-        cpu = self.process.segment.cpu("AB".index(name))
+        """Add a thread that will make a call: A on CPU 0, B on CPU 1, C on CPU 2."""
+        cpu = self.process.segment.cpu("ABC".index(name))
         return self.cpu(name, "thread_" + function, cpu, *arguments)
