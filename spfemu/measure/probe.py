@@ -12,7 +12,6 @@ import ctypes
 import math
 import mmap
 import os
-import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from multiprocessing.connection import wait
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
-import multiprocess
 import numpy as np
 
 from spfemu import shims
@@ -29,7 +27,7 @@ from spfemu.engines.source import functions_of, link
 from spfemu.errors import WorkerDiedError
 from spfemu.kernel import kernel
 from spfemu.layout import CACHE_LINE, WORD
-from spfemu.measure import topology
+from spfemu.measure import processes, topology
 from spfemu.primitives import cpu_relax, read_cycles, smp_load_acquire, smp_store_release
 
 PROBE_FACTOR = 1.5
@@ -47,7 +45,6 @@ ANSWER_SECONDS = 5.0
 
 _MASK = (1 << 62) - 1
 _TURN, _COMMAND, _DONE, _RESULTS = (i * 2 * CACHE_LINE for i in range(4))
-_context: Any = multiprocess.get_context("fork")
 
 
 @kernel
@@ -119,15 +116,9 @@ class Prober:
 
     def __enter__(self) -> Self:
         """Start the processes."""
-        parent = os.getpid()
         for i, cpu in enumerate(self.cpus):
-            process = _context.Process(target=self._serve, args=(i, cpu, parent), daemon=True)
-            old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            try:
-                process.start()
-                self._processes.append(process)
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, old)
+            with processes.uninterrupted():
+                self._processes.append(processes.start("spfemu probe", self._serve, i, cpu))
         self.probe()
         return self
 
@@ -166,13 +157,8 @@ class Prober:
             return None
         return float("inf") if cycles < 0 else cycles / HOPS / self._rate * 1e9
 
-    def _serve(self, index: int, cpu: int, parent: int) -> None:
+    def _serve(self, index: int, cpu: int) -> None:
         """Answer probes until killed (in the child)."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            os._exit(0)
         os.sched_setaffinity(0, {cpu})
         library = shims.load()
         command, done = self._base + _COMMAND, self._base + _DONE

@@ -17,14 +17,12 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import multiprocess
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,6 +31,7 @@ from spfemu.engines.plain import KernelPanic
 from spfemu.errors import ResourceError, WorkerDiedError
 from spfemu.events import Event
 from spfemu.layout import CPU, RWSEM, SYSTEM, WORD
+from spfemu.measure import processes
 from spfemu.measure.build import Engine
 from spfemu.measure.plan import Plan
 from spfemu.measure.topology import read_text
@@ -48,16 +47,13 @@ TERM_SECONDS = 0.3
 START_SECONDS = 60.0
 HOST_BRK_GAP = 64 << 20
 
-_PR_SET_PDEATHSIG = 1
 _PR_SET_THP_DISABLE = 41
 _MADV_POPULATE_WRITE = 23
 _EVERYBODY = (1 << 31) - 1
 _EXIT_FAILED = 1
-_EXIT_ORPHANED = 3
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-_context: Any = multiprocess.get_context("fork")
 
 
 @dataclass
@@ -148,18 +144,17 @@ class Workers:
         as_threads = self.plan.target == "host" and self.plan.mode == "threads"
         cpus = range(self.plan.nr_cpus)
         sets = [list(cpus)] if as_threads else self._processes()
-        parent = os.getpid()
         for members in sets:
-            reading, writing = _context.Pipe(duplex=False)
-            process = _context.Process(
-                target=_process_main,
-                args=(self, members, [placement[i] for i in members], parent, writing),
-                name=f"spfemu worker {members[0]}",
-                daemon=True,
-            )
-            # a terminal's Ctrl-C must not reach the child before it ignores it
-            with _blocked(signal.SIGINT):
-                process.start()
+            reading, writing = processes.context.Pipe(duplex=False)
+            with processes.uninterrupted():
+                process = processes.start(
+                    f"spfemu worker {members[0]}",
+                    _process_main,
+                    self,
+                    members,
+                    [placement[i] for i in members],
+                    writing,
+                )
                 self._groups.append(_Group(process, members, reading, []))
             writing.close()
         deadline = time.monotonic() + START_SECONDS
@@ -352,27 +347,12 @@ def _how(group: _Group) -> str:
     return f"exited with status {code}"
 
 
-@contextlib.contextmanager
-def _blocked(number: signal.Signals) -> Iterator[None]:
-    old = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, old)
-
-
 # What follows runs in the worker processes.
 
 
 def _process_main(
-    workers: Workers, members: list[int], placement: list[int], parent: int, pipe: Connection
+    workers: Workers, members: list[int], placement: list[int], pipe: Connection
 ) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it died before it could be noticed
-        os._exit(_EXIT_ORPHANED)
     plan = workers.plan
     if plan.target == "host" and not plan.huge_pages:
         _libc.prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)

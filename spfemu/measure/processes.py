@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: MIT
+"""How every child of a measurement starts, so that none outlives its parent."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import multiprocess
+
+_PR_SET_PDEATHSIG = 1
+_EXIT_ORPHANED = 3
+
+context: Any = multiprocess.get_context("fork")
+"""Children inherit the compiled program and the mapped segment."""
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def start(name: str, target: Callable[..., None], *arguments: object) -> Any:
+    """Fork a process that runs `target`; it is killed when this one ends, however it ends.
+
+    Ctrl-C is for the parent alone: call it inside `uninterrupted`, together with noting the
+    process.  The caller must not have started threads.
+    """
+    process = context.Process(
+        target=_enter, args=(os.getpid(), target, arguments), name=name, daemon=True
+    )
+    with warnings.catch_warnings():
+        # Python 3.12 and later warn of threads; those that there are belong to NumPy's BLAS,
+        # which knows about fork and which no child uses
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded")
+        process.start()
+    return process
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C off: from a child until it ignores it, and between a start and its note."""
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+
+def _enter(parent: int, target: Callable[..., None], arguments: tuple[object, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it died before the line above
+        os._exit(_EXIT_ORPHANED)
+    target(*arguments)

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: MIT
+"""Comparisons: turns, pairs, what is repeated, what is inconclusive, and what is said of it."""
+
+import json
+
+import jsonschema
+import pytest
+from test_run import sample
+
+from spfemu import results
+from spfemu.errors import InconclusiveError
+from spfemu.measure import compare
+from spfemu.measure.compare import Pair, finding, inconclusive, make_ratio, take_rounds
+from spfemu.measure.run import Prepared
+
+
+class Machine:
+    """Takes the place of running: a rate per cell, and the order in which cells were asked for."""
+
+    def __init__(self, *rates, stop_after=None, waited=0.0):
+        self.rates = rates
+        self.asked = []
+        self.stop_after = stop_after
+        self.waited = waited
+
+    def sample(self, prepared, _segments):
+        if self.stop_after is not None and len(self.asked) == self.stop_after:
+            raise KeyboardInterrupt
+        cell = prepared.seconds
+        self.asked.append(cell)
+        return sample(faults=self.rates[cell], seconds=1.0, waited_percent=self.waited)
+
+
+@pytest.fixture
+def cells(quick):
+    """Make as many cells as wanted; `seconds` holds their number."""
+
+    def make(count):
+        return [Prepared(quick("page_fault1"), None, None, i) for i in range(count)]
+
+    return make
+
+
+def test_cells_take_turns(cells, fake_prober):
+    machine = Machine(100, 200)
+    found = take_rounds(cells(2), [Pair(1, 0)], 3, fake_prober(30.0), sample=machine.sample)
+    assert machine.asked == [0, 1, 0, 1, 0, 1]
+    ratio = make_ratio(found, Pair(1, 0), 3)
+    assert (ratio.median, ratio.low, ratio.high, ratio.inconclusive) == (2.0, 2.0, 2.0, None)
+    assert (ratio.numerator.result, ratio.denominator.result) == (1, 0)
+
+
+def test_samples_share_the_probe_between_them(cells, fake_prober):
+    prober = fake_prober(30.0, 31.0, 32.0, 33.0)
+    found = take_rounds(cells(2), [Pair(1, 0)], 1, prober, sample=Machine(1, 1).sample)
+    lines = [[p.line_ns for p in column[0].probes] for column in found.taken]
+    assert lines == [[30.0, 31.0], [31.0, 32.0]]
+
+
+def test_round_in_which_the_machine_changed_is_repeated(cells, fake_prober):
+    machine = Machine(100, 200)
+    # the probe jumps within the second of four rounds
+    prober = fake_prober(30.0, 30.0, 30.0, 90.0, 30.0)
+    found = take_rounds(cells(2), [Pair(1, 0)], 4, prober, sample=machine.sample)
+    assert len(machine.asked) == 2 * 5
+    assert len(found.usable(Pair(1, 0))) == 4
+    assert make_ratio(found, Pair(1, 0), 4).inconclusive is None
+    assert sum(s.repeated for s in found.series(0).samples) == 1
+    assert len(found.series(0).samples) == 4
+
+
+def test_only_the_cells_that_lack_rounds_are_repeated(cells, fake_prober):
+    machine = Machine(100, 200, 300)
+    # round two: the probe is high before cell 0 only
+    prober = fake_prober(30.0, 30.0, 30.0, 90.0, 30.0)
+    take_rounds(cells(3), [Pair(1, 0)], 2, prober, sample=machine.sample)
+    assert machine.asked == [0, 1, 2, 0, 1, 2, 0, 1]
+
+
+def test_machine_that_never_rests_is_inconclusive(cells, fake_prober):
+    machine = Machine(100, 200)
+    prober = fake_prober(*[30.0, 90.0] * 50)
+    found = take_rounds(cells(2), [Pair(1, 0)], 4, prober, sample=machine.sample)
+    assert len(machine.asked) == 2 * 6  # half as many rounds again, then it gives up
+    ratio = make_ratio(found, Pair(1, 0), 4)
+    assert "changed by more than 1.5 times" in ratio.inconclusive
+    assert ratio.median == 2.0
+    assert inconclusive([ratio])[0].startswith("spf with 1 worker to spf with 1 worker: ")
+    assert found.series(0).samples  # doubtful figures are better than none
+
+
+def test_factor_can_be_chosen(cells, fake_prober):
+    machine = Machine(100, 200)
+    prober = fake_prober(*[30.0, 90.0] * 50)
+    found = take_rounds(cells(2), [Pair(1, 0)], 4, prober, factor=4.0, sample=machine.sample)
+    assert len(machine.asked) == 8
+    assert make_ratio(found, Pair(1, 0), 4).inconclusive is None
+
+
+def test_starved_workers_are_not_compared(cells, fake_prober):
+    machine = Machine(100, 200, waited=60.0)
+    found = take_rounds(cells(2), [Pair(1, 0)], 2, fake_prober(30.0), sample=machine.sample)
+    assert make_ratio(found, Pair(1, 0), 2).inconclusive is not None
+
+
+def test_single_cpu_has_no_line_and_is_compared(cells, fake_prober):
+    found = take_rounds(
+        cells(2), [Pair(1, 0)], 2, fake_prober(None), sample=Machine(100, 300).sample
+    )
+    assert make_ratio(found, Pair(1, 0), 2).median == 3.0
+    assert "one CPU only" in compare._probe_warnings(found)[0]
+
+
+def test_ctrl_c_keeps_finished_rounds(cells, fake_prober):
+    machine = Machine(100, 200, stop_after=7)
+    found = take_rounds(cells(2), [Pair(1, 0)], 5, fake_prober(30.0), sample=machine.sample)
+    assert found.partial
+    assert [len(column) for column in found.taken] == [3, 3]
+    assert make_ratio(found, Pair(1, 0), 5).inconclusive is None
+    assert found.series(0).partial
+
+
+def test_ctrl_c_with_too_few_rounds_is_inconclusive(cells, fake_prober):
+    machine = Machine(100, 200, stop_after=3)
+    found = take_rounds(cells(2), [Pair(1, 0)], 5, fake_prober(30.0), sample=machine.sample)
+    assert make_ratio(found, Pair(1, 0), 5).inconclusive == "interrupted after 1 rounds"
+
+
+def test_ctrl_c_before_the_first_round_is_raised(cells, fake_prober):
+    with pytest.raises(KeyboardInterrupt):
+        take_rounds(cells(2), [], 5, fake_prober(30.0), sample=Machine(1, 1, stop_after=1).sample)
+
+
+def test_nothing_done_cannot_be_compared(cells, fake_prober):
+    found = take_rounds(cells(2), [Pair(1, 0)], 2, fake_prober(30.0), sample=Machine(0, 5).sample)
+    with pytest.raises(InconclusiveError, match="did no operation"):
+        make_ratio(found, Pair(1, 0), 2)
+
+
+def operand(protocol, workers):
+    return results.Operand(
+        result=0,
+        workload="page_fault1",
+        target="emulator" if protocol else "host",
+        protocol=protocol,
+        workers=workers,
+    )
+
+
+def a_ratio(numerator, denominator, low, median, high, reason=None):
+    return results.Ratio(
+        quantity="faults_per_second",
+        numerator=operand(*numerator),
+        denominator=operand(*denominator),
+        median=median,
+        low=low,
+        high=high,
+        samples=[median],
+        inconclusive=reason,
+    )
+
+
+def test_finding_is_made_of_the_figures():
+    ratios = [
+        a_ratio(("classic", 2), ("classic", 1), 0.78, 0.8, 0.82),
+        a_ratio(("spf", 2), ("spf", 1), 1.9, 1.93, 1.95),
+        a_ratio((None, 2), (None, 1), 0.9, 1.0, 1.1),
+        a_ratio(("spf", 1), ("classic", 1), 0.9, 0.95, 0.99),
+        a_ratio(("spf", 2), ("classic", 2), 2.2, 2.3, 2.4),
+        a_ratio(("spf", 2), (None, 2), 10.5, 11.0, 11.5),
+    ]
+    assert finding(ratios) == (
+        "From 1 to 2 workers on this machine, faults scale 0.80x [0.78, 0.82] with classic, "
+        "1.93x [1.90, 1.95] with spf, 1.00x [0.90, 1.10] (no difference shown) on the host; "
+        "with 2 workers, spf does 2.30x [2.20, 2.40] the faults of classic, "
+        "spf does 11.00x [10.50, 11.50] the faults of the host."
+    )
+
+
+def test_finding_says_what_is_inconclusive_once():
+    reason = "the machine changed"
+    ratios = [
+        a_ratio(("spf", 1), ("classic", 1), 0.9, 1.2, 1.4, reason),
+        a_ratio(("spf", 1), (None, 1), 5, 6, 7, reason),
+    ]
+    assert finding(ratios) == (
+        "With 1 worker, spf does an inconclusive 1.20x [0.90, 1.40] the faults of classic, "
+        "spf does an inconclusive 6.00x [5.00, 7.00] the faults of the host; "
+        "inconclusive because the machine changed."
+    )
+
+
+def test_finding_of_nothing():
+    assert finding([]) == "Nothing was compared."
+
+
+@pytest.mark.parametrize(
+    ("cores", "expected"),
+    [(1, [1]), (2, [1, 2]), (4, [1, 2, 3, 4]), (6, [1, 2, 4, 6]), (16, [1, 2, 4, 8, 16])],
+)
+def test_numbers_of_workers(monkeypatch, cores, expected):
+    found = [compare.topology.Core(i, 0, i) for i in range(cores)]
+    monkeypatch.setattr(compare.topology, "cores", lambda: found)
+    assert compare.default_workers() == expected
+
+
+def test_scale_end_to_end(quick):
+    plan = quick("page_fault1", size=1 << 18, repeats=2)
+    messages = []
+    report = compare.scale(
+        plan,
+        ["scale"],
+        workers=[1, 2],
+        factor=100.0,
+        progress=lambda message, _fraction: messages.append(message),
+    )
+    assert [(r.target, r.protocol, r.workers) for r in report.results] == [
+        ("emulator", "classic", 1),
+        ("emulator", "classic", 2),
+        ("emulator", "spf", 1),
+        ("emulator", "spf", 2),
+        ("host", None, 1),
+        ("host", None, 2),
+    ]
+    assert len(report.ratios) == 3 + 2 * 3
+    for ratio in report.ratios:
+        for side in (ratio.numerator, ratio.denominator):
+            point = report.results[side.result]
+            assert (point.target, point.protocol, point.workers) == (
+                side.target,
+                side.protocol,
+                side.workers,
+            )
+    assert all(r.violations == [] for r in report.results)
+    assert report.finding.startswith("From 1 to 2 workers on this machine, faults scale ")
+    assert "compiling page_fault1 for classic" in messages
+    jsonschema.validate(json.loads(results.encode(report)), results.schema())
+
+
+def test_overhead_is_the_difference_to_the_host(quick, monkeypatch):
+    rates = {"host": [1e6, 1e6, 1e6], "emulator": [4e6, 5e6, 4e6]}
+
+    class Fake:
+        def __init__(self, plan):
+            self.plan = plan
+
+        def faults_per_second(self):
+            return rates[self.plan.target]
+
+    monkeypatch.setattr(compare, "run_series", lambda plan, _progress: Fake(plan))
+    assert compare.calibrate_overhead(quick("page_fault1")) == pytest.approx(750)
+    rates["host"] = [8e6]
+    assert compare.calibrate_overhead(quick("page_fault1")) == 0
+    rates["host"] = [0.0]
+    with pytest.raises(InconclusiveError, match="takes no faults"):
+        compare.calibrate_overhead(quick("page_fault1"))

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: MIT
+"""Samples and the results that are made of them."""
+
+import json
+from dataclasses import replace
+
+import jsonschema
+import numpy as np
+import pytest
+
+from spfemu import results
+from spfemu.errors import ResourceError
+from spfemu.events import ABORT_REASONS, Event
+from spfemu.layout import HIST_BUCKETS
+from spfemu.measure import environment, run
+from spfemu.measure.probe import Probe
+from spfemu.measure.run import Histogram, Prepared, Sample, Segments, Series, make_result
+from spfemu.segment import Geometry, Segment
+
+
+def sample(faults=1000, seconds=0.5, **given):
+    """Make a sample of round figures."""
+    empty = Histogram(np.zeros(HIST_BUCKETS, np.int64), 0)
+    return replace(
+        Sample(
+            seconds=seconds,
+            faults=faults,
+            operations=10,
+            writer_operations=4,
+            events={"PGFAULT": faults},
+            fault_latency=empty,
+            writer_latency=empty,
+            hardware=None,
+            idle_percent=None,
+            waited_percent=None,
+            violations=[],
+            probes=(Probe(30.0, 3.0), Probe(31.0, 3.0)),
+        ),
+        **given,
+    )
+
+
+def series(plan, *samples):
+    """Put samples together without running anything."""
+    program = run.prepare(plan).program
+    return Series(Prepared(plan, program, None, 0.0), list(samples))
+
+
+def test_rates_and_counts(quick):
+    plan = quick("page_fault1", target="host", size=8192)
+    found = make_result(series(plan, sample(1000), sample(3000)))
+    assert found.repeats == 2
+    assert found.faults_per_second.samples == [2000.0, 6000.0]
+    assert found.faults_per_second.median == 4000.0
+    # an operation of page_fault1 is as many of will-it-scale's iterations as it touches pages
+    assert found.operations_per_second.median == 10 * 2 / 0.5
+    assert found.writer_operations_per_second is None
+    assert found.events == {"PGFAULT": 4000}
+    assert found.protocol is None
+    assert [p.cache_line_ns_after for p in found.probes] == [31.0, 31.0]
+
+
+def test_lost_probe_is_null(quick):
+    lost = (Probe(float("inf"), 3.0), Probe(None, 3.0))
+    found = make_result(series(quick(target="host"), sample(probes=lost)))
+    assert found.probes[0].cache_line_ns_before is None
+    assert found.probes[0].cache_line_ns_after is None
+
+
+def test_writers_have_a_rate(quick):
+    found = make_result(series(quick("mixed", target="host", writers=1), sample()))
+    assert found.writer_operations_per_second.median == 8.0
+
+
+def test_hardware_counts_are_added_and_absent_is_not_zero(quick):
+    first = [{"cycles": 10, "instructions": 20}, {"cycles": 1}]
+    second = [{"cycles": 5}, {"cycles": 2, "cache_misses": 7}]
+    plan = quick(target="host", workers=2)
+    found = make_result(series(plan, sample(hardware=first), sample(hardware=second)))
+    assert [(h.worker, h.cycles, h.instructions) for h in found.hardware] == [
+        (0, 15, None),
+        (1, 3, None),
+    ]
+    assert found.hardware[1].cache_misses is None
+    found = make_result(series(plan, sample(hardware=first), sample(hardware=None)))
+    assert found.hardware is None
+
+
+@pytest.mark.parametrize("mode", ["threads", "processes"])
+def test_two_workers_take_faults(quick, mode):
+    plan = quick("page_fault1", workers=2, mode=mode, size=1 << 18, latency=True)
+    found = run.measure(plan)
+    assert found.violations == []
+    assert found.faults_per_second.median > 0
+    assert found.operations_per_second.median > 0
+    assert found.events["PGFAULT"] == found.events["FAULT_WRITE"] > 0
+    aborts = sum(found.events[reason.name] for reason in ABORT_REASONS)
+    assert found.events["SPF_ABORT"] == aborts
+    assert found.latency_ns.faults.p50 > 0
+    assert found.latency_ns.faults.p50 <= found.latency_ns.faults.max
+    assert found.latency_ns.writers is None
+    assert found.memory_overhead_bytes < found.memory_bytes
+    report = results.Report(
+        command=["test"], seed=plan.seed, environment=environment.record(), results=[found]
+    )
+    jsonschema.validate(json.loads(results.encode(report)), results.schema())
+
+
+@pytest.mark.parametrize("mode", ["threads", "processes"])
+def test_speculation_needs_another_thread(quick, mode):
+    found = run.measure(quick("page_fault1", mode=mode, size=1 << 16))
+    assert (found.events["SPF_ATTEMPT"] > 0) is (mode == "threads")
+
+
+def test_same_seed_gives_the_same_single_worker(quick):
+    """The random choices of a workload come from the seed alone."""
+    segments = Segments()
+    plan = quick("mixed")
+    states = []
+    for seed in (1, 1, 2**40):
+        states.append(segments.get(replace(plan, seed=seed)).cpus["random"].tolist())
+    assert states[0] == states[1] != states[2]
+    segments.close()
+
+
+def test_violations_are_reported(quick, monkeypatch):
+    monkeypatch.setattr(run, "_check", lambda _plan, _segment: ["frame 7 is lost"])
+    found = run.measure(quick("page_fault1", size=1 << 16, repeats=2))
+    assert found.violations == ["frame 7 is lost"] * 2
+
+
+def test_override_is_recorded(quick, override):
+    files = override("@kernel\ndef workload_setup(cpu: int) -> int:\n    return 0\n")
+    found = run.measure(quick(target="host", overrides=files))
+    assert found.overrides[0].file == files[0]
+    assert found.overrides[0].functions == ["workload_setup"]
+    assert len(found.overrides[0].sha256) == 64
+
+
+def test_fault_overhead_is_spun(quick, monkeypatch):
+    seen = []
+    prepare_workers = run.Workers._prepare
+
+    def note(self, rate):
+        prepare_workers(self, rate)
+        seen.append((self.segment.cpus["fault_overhead"].tolist(), rate))
+
+    monkeypatch.setattr(run.Workers, "_prepare", note)
+    run.measure(quick("page_fault1", size=1 << 16, fault_overhead_ns=500.0))
+    ((cycles, rate),) = seen
+    assert cycles == [round(500e-9 * rate)]
+
+
+def test_segments_are_used_again(quick):
+    segments = Segments()
+    plan = quick("page_fault1", size=1 << 16)
+    first = segments.get(plan)
+    first.cpus["event"][0, Event.PGFAULT] = 5
+    again = segments.get(plan)
+    assert again is first
+    assert again.cpus["event"].sum() == 0
+    assert segments.get(plan.with_workers(2)) is not first
+    segments.close()
+
+
+def test_no_memory_for_the_segment_is_said(quick):
+    with pytest.raises(ResourceError, match="MiB are available: use fewer workers or a smaller"):
+        Segments().get(quick("page_fault1", size=1 << 40))
+
+
+def test_minor_faults_of_this_thread():
+    import os
+    import threading
+
+    count = run._minor_faults(os.getpid(), threading.get_native_id())
+    touched = bytearray(1 << 24)
+    touched[:: 1 << 12] = b"x" * (1 << 12)
+    assert run._minor_faults(os.getpid(), threading.get_native_id()) > count
+
+
+def test_geometry_is_what_is_needed():
+    segment = Segment.create(Geometry(nr_cpus=2, nr_mms=2))
+    assert len(segment.mms) == 2
+    segment.close()

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: MIT
+"""Workers start together, are pinned and watched, and none is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import psutil
+import pytest
+
+from spfemu.errors import WorkerDiedError
+from spfemu.measure import run
+from spfemu.measure.probe import cycles_per_second
+from spfemu.measure.run import Segments, prepare, take_sample
+from spfemu.measure.workers import Workers, held_locks
+from spfemu.segment import Geometry, Segment
+
+SPIN = """
+@kernel
+def workload_op(cpu: int) -> int:
+    store(cpu + CPU.operations, 1)
+    while True:
+        cpu_relax()
+    return 0
+"""
+SPIN_WITH_LOCKS = """
+@kernel
+def workload_op(cpu: int) -> int:
+    if load(cpu + CPU.id) == 1:
+        mmap_write_lock(cpu, load(cpu + CPU.mm))
+        spin_lock(cpu, load(cpu + CPU.system) + SYSTEM.zone_lock)
+        store(cpu + CPU.operations, 1)
+        while True:
+            cpu_relax()
+    return 0
+"""
+PANIC = """
+@kernel
+def workload_op(cpu: int) -> int:
+    panic(71)
+    return 0
+"""
+GIVE_UP = """
+@kernel
+def workload_op(cpu: int) -> int:
+    return -22
+"""
+BAD_SETUP = """
+@kernel
+def workload_setup(cpu: int) -> int:
+    return -12
+"""
+
+
+@pytest.fixture
+def workers():
+    """Make the workers of a plan on a fresh segment."""
+    segments = Segments()
+
+    def make(plan, **given):
+        prepared = prepare(plan)
+        return Workers(plan, prepared.engine, segments.get(plan), cycles_per_second(), **given)
+
+    yield make
+    segments.close()
+
+
+def test_nobody_works_before_the_gate_opens(quick, workers):
+    with workers(quick(target="host", mode="processes", workers=2)) as started:
+        cpus = started.segment.cpus
+        time.sleep(0.05)
+        assert cpus["operations"].tolist() == [0, 0]
+        started.open_gate()
+        started.watch(0.05)
+        started.stop()
+        assert all(cpus["operations"] > 0)
+
+
+@pytest.mark.parametrize("mode", ["threads", "processes"])
+@pytest.mark.parametrize("target", ["emulator", "host"])
+def test_workers_are_pinned_to_their_cpus(quick, workers, target, mode):
+    plan = quick(target=target, mode=mode, workers=2)
+    with workers(plan) as started:
+        for index, cpu in enumerate(plan.placement()):
+            assert os.sched_getaffinity(started.threads[index][1]) == {cpu}
+        processes = {process for process, _ in started.threads.values()}
+        assert len(processes) == (1 if (target, mode) == ("host", "threads") else 2)
+
+
+def test_killed_worker_is_named_with_its_locks(quick, workers, override):
+    plan = quick("page_fault1", workers=2, overrides=override(SPIN_WITH_LOCKS), size=8192)
+    with workers(plan) as started:
+        started.open_gate()
+        while not started.segment.cpus["operations"][1]:
+            started.watch(0.01)
+        pid = started.threads[1][0]
+        os.kill(pid, signal.SIGKILL)
+        expected = (
+            rf"worker 1 \(pid {pid}\) was killed by SIGKILL; "
+            r"it held mmap_lock of mm 0 for writing, zone_lock"
+        )
+        with pytest.raises(WorkerDiedError, match=expected):
+            started.watch(60)
+
+
+def test_hung_worker_is_ended(quick, workers, override):
+    plan = quick(target="host", mode="processes", overrides=override(SPIN))
+    with workers(plan, hang_seconds=0.5) as started:
+        started.open_gate()
+        with pytest.raises(WorkerDiedError, match=r"worker 0 .* hangs: it has done nothing"):
+            started.watch(60)
+
+
+def test_hung_worker_does_not_hold_up_the_end(quick, workers, override):
+    plan = quick(target="host", overrides=override(SPIN))
+    with workers(plan, hang_seconds=0.3) as started:
+        started.open_gate()
+        while not started.segment.cpus["operations"][0]:
+            started.watch(0.01)
+        with pytest.raises(WorkerDiedError, match="hangs"):
+            started.stop()
+
+
+def test_kernel_assertion_is_named(quick, override):
+    plan = quick(target="host", overrides=override(PANIC))
+    with pytest.raises(WorkerDiedError, match="kernel assertion RBTREE_CORRUPT failed"):
+        take_sample(prepare(plan), Segments())
+
+
+def test_kernel_assertion_is_named_when_interpreted(quick, override):
+    plan = quick(engine="plain", overrides=override(PANIC))
+    with pytest.raises(WorkerDiedError, match="kernel assertion RBTREE_CORRUPT failed"):
+        take_sample(prepare(plan), Segments())
+
+
+def test_workload_that_fails_ends_the_run(quick, override):
+    plan = quick(target="host", overrides=override(GIVE_UP))
+    with pytest.raises(WorkerDiedError, match=r"gave up: an operation of mmap1 .* EINVAL"):
+        take_sample(prepare(plan), Segments())
+
+
+def test_setup_that_fails_ends_the_run(quick, override):
+    plan = quick(target="host", overrides=override(BAD_SETUP))
+    with pytest.raises(WorkerDiedError, match=r"set-up failed with ENOMEM"):
+        take_sample(prepare(plan), Segments())
+
+
+def test_no_permission_to_pin_is_said(quick, monkeypatch):
+    def refuse(_process, _cpus):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    with pytest.raises(WorkerDiedError, match=r"cannot pin a worker to CPU .* allow CPU affinity"):
+        take_sample(prepare(quick(target="host")), Segments())
+
+
+def test_locks_held_by_a_cpu():
+    segment = Segment.create(Geometry(nr_cpus=2))
+    assert held_locks(segment, 1) == []
+    segment.cpus["mmap_lock_held"][1] = 1
+    segment.mms["page_table_lock"][0] = 2
+    segment.pages["ptl"][3] = 2
+    segment.pages["ptl"][4] = 1
+    segment.system["vma_lock"] = 2
+    assert held_locks(segment, 1) == [
+        "mmap_lock of mm 0 for reading",
+        "page_table_lock of mm 0",
+        "the page-table lock of frame 3",
+        "vma_lock",
+    ]
+    assert held_locks(segment, 0) == ["the page-table lock of frame 4"]
+    segment.close()
+
+
+def script(body):
+    """Start a Python process of its own session; what it prints comes line by line."""
+    return subprocess.Popen(
+        [sys.executable, "-u", "-c", textwrap.dedent(body)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def gone(pids):
+    """Wait until all processes are gone."""
+    deadline = time.monotonic() + 20
+    while any(psutil.pid_exists(pid) for pid in pids):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@pytest.mark.parametrize("target", ["emulator", "host"])
+def test_killed_parent_leaves_no_worker(target):
+    parent = script(
+        f"""
+        from spfemu.measure.plan import Plan
+        from spfemu.measure.probe import Prober, cycles_per_second
+        from spfemu.measure.run import Segments, prepare
+        from spfemu.measure.workers import Workers
+        plan = Plan("mmap1", workers=2, target="{target}")
+        prepared = prepare(plan)
+        with Prober() as prober, Workers(
+            plan, prepared.engine, Segments().get(plan), cycles_per_second()
+        ) as workers:
+            workers.open_gate()
+            print("running")
+            workers.watch(100)
+        """
+    )
+    assert parent.stdout.readline() == "running\n"
+    pids = [c.pid for c in psutil.Process(parent.pid).children(recursive=True)]
+    assert len(pids) >= 2
+    parent.kill()
+    parent.communicate()
+    assert gone(pids)
+
+
+def test_ctrl_c_keeps_the_finished_repeats():
+    parent = script(
+        """
+        from spfemu.measure.plan import Plan
+        from spfemu.measure.run import make_result, run_series
+        plan = Plan("mmap1", target="host", mode="processes", workers=2, seconds=0.02,
+                    warmup=0, repeats=1000)
+        series = run_series(plan, lambda message, fraction: print(message))
+        print("partial", series.partial, make_result(series).repeats)
+        """
+    )
+    for line in parent.stdout:
+        if line.endswith("repeat 3\n"):
+            break
+    # as a terminal does: the whole group
+    os.killpg(parent.pid, signal.SIGINT)
+    out, errors = parent.communicate(timeout=60)
+    assert errors == ""
+    word, partial, repeats = out.splitlines()[-1].split()
+    assert (word, partial) == ("partial", "True")
+    assert 2 <= int(repeats) < 1000
+    assert parent.returncode == 0
+
+
+def test_ctrl_c_before_anything_is_finished(quick, monkeypatch):
+    def interrupted(*_arguments, **_given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "take_sample", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.run_series(quick(target="host"))
