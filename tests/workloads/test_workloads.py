@@ -113,7 +113,7 @@ def test_mixed_with_writers(overlap, table_free):
 def test_rate_holds_a_writer_back():
     sample = one_sample("mixed", writers=1, rate=20.0, seconds=0.3)
     # one that is late does not catch up, so this holds however slow the machine is
-    assert 1 <= sample.writer_operations <= 20 * sample.seconds + 1
+    assert sample.writer_operations <= 20 * sample.seconds + 1
 
 
 def test_writers_of_a_workload_without_refuse():
