@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from spfemu.engines.flow import UnassignedError, falls_through
 from spfemu.errors import UsageError
 from spfemu.primitives import PRIMITIVES
 
@@ -269,8 +270,13 @@ def _check(function: KernelFunction, functions: Mapping[str, KernelFunction]) ->
             _check_constant(function, node)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
             _check_name(function, node, bound, functions)
-    if _falls_through(tree.body):
-        results.add(0)
+    try:
+        if falls_through(tree, bound):
+            results.add(0)
+    except UnassignedError as error:
+        raise function.error(
+            error.node, f"'{error.node.id}' may be read before it is assigned"
+        ) from error
     if len(results) > 1:
         raise function.error(
             tree,
@@ -279,28 +285,6 @@ def _check(function: KernelFunction, functions: Mapping[str, KernelFunction]) ->
         )
     function.results = results.pop()
     function.calls = tuple(dict.fromkeys(c for c in calls if c in functions))
-
-
-def _falls_through(body: list[ast.stmt]) -> bool:
-    """Tell whether control can reach the end of `body` as far as its syntax says."""
-    last = body[-1]
-    if isinstance(last, ast.Return):
-        return False
-    if isinstance(last, ast.If):
-        return _falls_through(last.body) or not last.orelse or _falls_through(last.orelse)
-    if isinstance(last, ast.While) and isinstance(last.test, ast.Constant) and last.test.value:
-        return any(isinstance(node, ast.Break) for node in _loop_nodes(last))
-    return True
-
-
-def _loop_nodes(loop: ast.While) -> Iterable[ast.AST]:
-    """Walk a loop's body without the loops inside it."""
-    stack: list[ast.AST] = list(loop.body)
-    while stack:
-        node = stack.pop()
-        yield node
-        if not isinstance(node, ast.While | ast.For):
-            stack.extend(ast.iter_child_nodes(node))
 
 
 def _check_results_used(function: KernelFunction, functions: Mapping[str, KernelFunction]) -> None:

@@ -143,6 +143,12 @@ def test_a_function_that_is_not_simply_defined_is_refused(tmp_path, text, line):
         ("b = 1\n    if a is b:\n        pass", 1, "operator Is is outside the restricted style"),
         ("b = 1\n    c = +a", 1, "operator UAdd is outside the restricted style"),
         ("b = 1\n    b /= 2", 1, "operator Div is outside the restricted style"),
+        ("if a:\n        b = 1\n    a = b", 2, "'b' may be read before it is assigned"),
+        ("while a:\n        b = 1\n        break\n    a = b", 3, "'b' may be read before it is"),
+        ("for i in range(a):\n        b = i\n    a = b", 2, "'b' may be read before it is"),
+        ("for i in range(a):\n        pass\n    a = i", 2, "'i' may be read before it is"),
+        ("b += a", 0, "'b' may be read before it is assigned"),
+        ("while True:\n        if a:\n            break\n        b = 1\n    a = b", 4, "'b' may"),
         ("a = 1.5", 0, "1.5 is not an integer"),
         ("a = None", 0, "None is not an integer"),
         ("a = 1 << 63", None, None),
@@ -205,9 +211,13 @@ def test_every_path_returns_as_many_results(tmp_path, body, numbers):
         "while 1:\n        if value:\n            return 2",
         "if value:\n        return 1\n    else:\n        return 2",
         "if value:\n        return 1\n    elif value > 3:\n        return 3\n    return 2",
+        "if value:\n        a = 1\n    else:\n        a = 2\n    return a",
+        "if value:\n        return 1\n    else:\n        a = 2\n    return a",
+        "while True:\n        a = 3\n        if value:\n            break\n    return a",
+        "for i in range(3):\n        a = i\n        if a:\n            return a\n    return 0",
     ],
 )
-def test_paths_that_cannot_end_need_no_return(tmp_path, body):
+def test_paths_that_all_return_and_assign_are_fine(tmp_path, body):
     text = f"@kernel\ndef never_negative(value):\n    {body}\n"
     program = link(BASE, {}, [override(tmp_path, text)])
     assert program.functions["never_negative"].results == 1
