@@ -14,10 +14,11 @@ from dataclasses import dataclass, field, replace
 
 from spfemu import results
 from spfemu.errors import InconclusiveError
-from spfemu.measure import environment, statistics, topology
+from spfemu.measure import build, environment, statistics, topology
 from spfemu.measure.plan import Plan, Progress, quiet
 from spfemu.measure.probe import PROBE_FACTOR, Probe, Prober, moved
 from spfemu.measure.run import (
+    EXTRA_SHARE,
     Prepared,
     Sample,
     Segments,
@@ -34,8 +35,6 @@ SCALE_SECONDS = 0.3
 SCALE_WARMUP = 0.1
 SCALE_ROUNDS = 7
 """With these, two protocols and the host on two cores take about half a minute."""
-EXTRA_SHARE = 0.5
-"""Rounds that may be added for those lost to a changing machine, as a share of those asked for."""
 USABLE_SHARE = 0.5
 """A ratio needs this share of the rounds, and at least MIN_PAIRS if so many were asked for."""
 MIN_PAIRS = 3
@@ -78,13 +77,35 @@ class Rounds:
         both = zip(self.taken[pair.numerator], self.taken[pair.denominator], strict=True)
         for numerator, denominator in both:
             if numerator is not None and denominator is not None:
-                probes = [*_probes(numerator), *_probes(denominator)]
-                if not moved(probes, self.factor) and not (
-                    self.starved(pair.numerator, numerator)
-                    or self.starved(pair.denominator, denominator)
-                ):
+                moves = moved([*_probes(numerator), *_probes(denominator)], self.factor)
+                if not moves and not self._either_starved(pair, numerator, denominator):
                     found.append((numerator, denominator))
         return found
+
+    def why_unusable(self, pair: Pair) -> str:
+        """Say what was wrong with the rounds that cannot be used."""
+        both = [
+            (n, d)
+            for n, d in zip(self.taken[pair.numerator], self.taken[pair.denominator], strict=True)
+            if n is not None and d is not None
+        ]
+        moves = sum(moved([*_probes(n), *_probes(d)], self.factor) for n, d in both)
+        waits = sum(self._either_starved(pair, n, d) for n, d in both)
+        causes = []
+        if moves:
+            causes.append(f"in {moves} the probe moved by more than {self.factor:g} times")
+        if waits:
+            causes.append(
+                f"in {waits} a worker waited for its CPU for more than "
+                f"{WAITED_LIMIT_PERCENT:.0f} % of the time"
+            )
+        usable = len(self.usable(pair))
+        return f"only {usable} of {len(both)} rounds can be used: {' and '.join(causes)}"
+
+    def _either_starved(self, pair: Pair, numerator: Sample, denominator: Sample) -> bool:
+        return self.starved(pair.numerator, numerator) or self.starved(
+            pair.denominator, denominator
+        )
 
     def starved(self, cell: int, sample: Sample) -> bool:
         """Tell whether a worker that should have had its CPU to itself waited too long for it."""
@@ -169,12 +190,10 @@ def make_ratio(
     reason = None
     needed = max(min(MIN_PAIRS, rounds), math.ceil(USABLE_SHARE * rounds))
     if len(usable) < needed:
-        reason = (
-            f"the machine changed by more than {found.factor:g} times or was busy during all but "
-            f"{len(usable)} of {len(found.taken[pair.numerator])} rounds"
-        )
-        if found.partial:
-            reason = f"interrupted after {len(found.taken[pair.numerator])} rounds"
+        reason = found.why_unusable(pair)
+        finished = len(found.taken[pair.numerator])
+        if found.partial and finished < needed:
+            reason = f"interrupted after {finished} round{'' if finished == 1 else 's'}"
         usable = [
             (n, d)
             for n, d in zip(found.taken[pair.numerator], found.taken[pair.denominator], strict=True)
@@ -240,11 +259,16 @@ def scale(
 ) -> results.Report:
     """Measure how protocols scale beside each other and the host, and say what was found.
 
-    `plan` gives everything but protocol, target and workers; its `repeats` are the rounds.  With
+    `plan` gives everything but protocol, target and workers; its `repeats` are the rounds.
+    Overrides are the emulated kernel's alone: the host runs the workload as it stands.  With
     `overhead_from_host` the fault overhead is calibrated first.  Raises what `take_sample` and
     `prepare` raise, InconclusiveError if nothing was measured.
     """
     counts = sorted(set(workers)) if workers else default_workers()
+    warnings = []
+    if with_host and plan.overlap and not build.workload(plan.workload).overlap_on_host:
+        with_host = False
+        warnings.append(f"the host cannot run {plan.workload} with overlap: it is left out")
     where = environment.record()
     if overhead_from_host:
         plan = replace(plan, protocol=protocols[0])
@@ -262,7 +286,7 @@ def scale(
         for i in range(len(cells))
     ]
     ratios = [make_ratio(found, pair, plan.repeats, quantity) for pair in pairs]
-    warnings = [*warnings_of(cells, measured), *_probe_warnings(found)]
+    warnings += [*warnings_of(cells, measured), *_probe_warnings(found)]
     return results.Report(
         command=list(command),
         seed=plan.seed,
@@ -293,9 +317,7 @@ def _scale_pairs(kinds: int, counts: int, *, with_host: bool) -> Iterable[Pair]:
 
 
 def _host_plan(plan: Plan) -> Plan:
-    return replace(
-        plan, target="host", engine="native", fault_overhead_ns=0.0, overrides=(), overlap=False
-    )
+    return replace(plan, target="host", engine="native", fault_overhead_ns=0.0, overrides=())
 
 
 def calibrate_overhead(plan: Plan, progress: Progress = quiet) -> float:
@@ -326,12 +348,13 @@ def calibrate_overhead(plan: Plan, progress: Progress = quiet) -> float:
 
 
 def inconclusive(ratios: Iterable[results.Ratio]) -> list[str]:
-    """Name each ratio that must not be used, and why."""
-    return [
-        f"{_side(r.numerator)} to {_side(r.denominator)}: {r.inconclusive}"
-        for r in ratios
-        if r.inconclusive is not None
-    ]
+    """Name the ratios that must not be used, by the reason why."""
+    by_reason: dict[str, list[str]] = {}
+    for ratio in ratios:
+        if ratio.inconclusive is not None:
+            names = by_reason.setdefault(ratio.inconclusive, [])
+            names.append(f"{_side(ratio.numerator)} to {_side(ratio.denominator)}")
+    return [f"{', '.join(names)}: {reason}" for reason, names in by_reason.items()]
 
 
 def warnings_of(cells: Sequence[Prepared], measured: Sequence[results.Result]) -> list[str]:
@@ -351,9 +374,10 @@ def warnings_of(cells: Sequence[Prepared], measured: Sequence[results.Result]) -
         spread = (rates.high - rates.low) / rates.median if rates.median else 0.0
         if spread > WIDE:
             name = "host" if result.target == "host" else result.protocol
+            plural = "" if result.workers == 1 else "s"
             found.append(
-                f"{name} with {result.workers} workers: the interval is {spread:.0%} of the "
-                "median wide; use more --repeats or a quieter machine"
+                f"{name} with {result.workers} worker{plural}: the interval is {spread:.0%} of "
+                "the median wide; use more --repeats or a quieter machine"
             )
     return found
 

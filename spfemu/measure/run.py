@@ -29,13 +29,15 @@ from spfemu.layout import HIST_BUCKETS, PAGE_SIZE
 from spfemu.measure import build, latency, statistics, topology
 from spfemu.measure.hardware import HardwareCounters
 from spfemu.measure.plan import Plan, Progress, quiet
-from spfemu.measure.probe import Probe, Prober, cycles_per_second
+from spfemu.measure.probe import Probe, Prober, cycles_per_second, moved
 from spfemu.measure.workers import HANG_SECONDS, Workers
 from spfemu.mm.latency import FAULT_LATENCY, WRITER_LATENCY
 from spfemu.segment import Geometry, Segment
 
 TICK_SECONDS = 0.004
 """A scheduler tick at HZ=250: what the rwsem measures its patience with."""
+EXTRA_SHARE = 0.5
+"""Samples that may be added for those lost to a changing machine, as a share of the repeats."""
 KEEP_SHARE = 0.25
 """Segments are kept for later samples while they take less than this share of the memory."""
 
@@ -285,19 +287,27 @@ def run_series(
 ) -> Series:
     """Take `plan.repeats` samples, each between two probes of the machine.
 
+    A sample whose probes differ by more than PROBE_FACTOR is taken again while EXTRA_SHARE lasts.
     Ctrl-C ends the series: finished samples are kept and `partial` is set.  Raises
     KeyboardInterrupt if there is none yet, and what `take_sample` and `prepare` raise.
     """
     series = Series(prepare(plan, progress))
     segments = Segments()
     with interruptible(series.samples) as interrupted, Prober() as prober:
+        extra = math.ceil(EXTRA_SHARE * plan.repeats)
+        repeated = 0
         before = prober.probe()
-        for i in range(plan.repeats):
+        while (i := len(series.samples)) < plan.repeats:
             progress(f"{plan.label()}, repeat {i + 1}", i / plan.repeats)
             sample = take_sample(series.prepared, segments, hang_seconds=hang_seconds)
-            after = prober.probe()
-            series.samples.append(replace(sample, probes=(before, after)))
-            before = after
+            probes = before, prober.probe()
+            before = probes[1]
+            if moved(probes) and extra:
+                extra -= 1
+                repeated += 1
+                continue
+            series.samples.append(replace(sample, probes=probes, repeated=repeated))
+            repeated = 0
     segments.close()
     series.partial = interrupted()
     return series

@@ -83,7 +83,9 @@ def test_machine_that_never_rests_is_inconclusive(cells, fake_prober):
     found = take_rounds(cells(2), [Pair(1, 0)], 4, prober, sample=machine.sample)
     assert len(machine.asked) == 2 * 6  # half as many rounds again, then it gives up
     ratio = make_ratio(found, Pair(1, 0), 4)
-    assert "changed by more than 1.5 times" in ratio.inconclusive
+    assert ratio.inconclusive == (
+        "only 0 of 6 rounds can be used: in 6 the probe moved by more than 1.5 times"
+    )
     assert ratio.median == 2.0
     assert inconclusive([ratio])[0].startswith("spf with 1 worker to spf with 1 worker: ")
     assert found.series(0).samples  # doubtful figures are better than none
@@ -100,7 +102,10 @@ def test_factor_can_be_chosen(cells, fake_prober):
 def test_starved_workers_are_not_compared(cells, fake_prober):
     machine = Machine(100, 200, waited=60.0)
     found = take_rounds(cells(2), [Pair(1, 0)], 2, fake_prober(30.0), sample=machine.sample)
-    assert make_ratio(found, Pair(1, 0), 2).inconclusive is not None
+    assert make_ratio(found, Pair(1, 0), 2).inconclusive == (
+        "only 0 of 3 rounds can be used: in 3 a worker waited for its CPU for more than 25 % of "
+        "the time"
+    )
 
 
 def test_single_cpu_has_no_line_and_is_compared(cells, fake_prober):
@@ -123,7 +128,7 @@ def test_ctrl_c_keeps_finished_rounds(cells, fake_prober):
 def test_ctrl_c_with_too_few_rounds_is_inconclusive(cells, fake_prober):
     machine = Machine(100, 200, stop_after=3)
     found = take_rounds(cells(2), [Pair(1, 0)], 5, fake_prober(30.0), sample=machine.sample)
-    assert make_ratio(found, Pair(1, 0), 5).inconclusive == "interrupted after 1 rounds"
+    assert make_ratio(found, Pair(1, 0), 5).inconclusive == "interrupted after 1 round"
 
 
 def test_ctrl_c_before_the_first_round_is_raised(cells, fake_prober):
@@ -158,6 +163,20 @@ def a_ratio(numerator, denominator, low, median, high, reason=None):
         samples=[median],
         inconclusive=reason,
     )
+
+
+def test_inconclusive_ratios_are_named_by_reason():
+    ratios = [
+        a_ratio(("spf", 2), ("spf", 1), 1, 1, 1, "reason A"),
+        a_ratio(("spf", 1), ("classic", 1), 1, 1, 1),
+        a_ratio(("spf", 2), (None, 2), 1, 1, 1, "reason A"),
+        a_ratio(("spf", 1), (None, 1), 1, 1, 1, "reason B"),
+    ]
+    both = "spf with 2 workers to spf with 1 worker, spf with 2 workers to the host with 2 workers"
+    assert inconclusive(ratios) == [
+        f"{both}: reason A",
+        "spf with 1 worker to the host with 1 worker: reason B",
+    ]
 
 
 def test_finding_is_made_of_the_figures():

@@ -123,6 +123,27 @@ def test_same_seed_gives_the_same_single_worker(quick):
     segments.close()
 
 
+def test_sample_around_which_the_probe_moved_is_repeated(quick, monkeypatch, fake_prober):
+    class Entered(fake_prober):
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_error):
+            pass
+
+    taken = []
+    monkeypatch.setattr(run, "take_sample", lambda *_a, **_k: taken.append(1) or sample())
+    monkeypatch.setattr(run, "Prober", lambda: Entered(30.0, 90.0, 90.0))
+    found = run.run_series(quick(target="host", repeats=2))
+    assert len(taken) == 3
+    assert [s.repeated for s in found.samples] == [1, 0]
+    monkeypatch.setattr(run, "Prober", lambda: Entered(*[30.0, 90.0] * 10))
+    taken.clear()
+    found = run.run_series(quick(target="host", repeats=2))
+    assert len(taken) == 3  # one more than asked for, then it is taken as it is
+    assert len(found.samples) == 2
+
+
 def test_violations_are_reported(quick, monkeypatch):
     monkeypatch.setattr(run, "_check", lambda _plan, _segment: ["frame 7 is lost"])
     found = run.measure(quick("page_fault1", size=1 << 16, repeats=2))
