@@ -13,7 +13,7 @@ import ctypes
 import mmap
 import os
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,7 @@ class Segment:
         self.size = geometry.size
         buffer = (ctypes.c_int64 * (self.size // WORD)).from_address(base)
         weakref.finalize(buffer, _libc.munmap, base, self.size)
-        self.words: NDArray[np.int64] = np.frombuffer(buffer, dtype=np.int64)
+        self.words: NDArray[np.int64] = np.frombuffer(memoryview(buffer), np.int64)
         areas = geometry.areas()
         self.address = {name: base + offset for name, (offset, _) in areas.items()}
         self.system = self._view("system", SYSTEM, 1)[0]
@@ -184,8 +184,7 @@ class Segment:
         if system["magic"] != MAGIC or system["layout_hash"] != layout_hash():
             os.close(fd)
             raise UsageError(f"{path} is no segment of this version of spfemu")
-        counts = [int(system[n]) for n in ("nr_cpus", "nr_mms", "nr_frames", "nr_vmas")]
-        geometry = Geometry(*counts, int(system["nr_anon_vmas"]))
+        geometry = Geometry(**{f.name: int(system[f.name]) for f in fields(Geometry)})
         if geometry.size != system["size"] or geometry.size > os.fstat(fd).st_size:
             os.close(fd)
             raise UsageError(f"{path} is cut short")
@@ -326,7 +325,7 @@ def _map_anywhere(fd: int, size: int) -> int:
 
 def _available_memory() -> int:
     """Bytes that may be used: free memory, and what the control group still allows."""
-    available = psutil.virtual_memory().available
+    available = int(psutil.virtual_memory().available)
     try:
         limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
         used = int(Path("/sys/fs/cgroup/memory.current").read_text())
