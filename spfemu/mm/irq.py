@@ -11,7 +11,7 @@ from enum import IntEnum
 
 from spfemu.events import Event
 from spfemu.kernel import kernel, slowpath
-from spfemu.layout import CPU, TLB_ENTRIES
+from spfemu.layout import CPU, MM, TLB_ENTRIES
 from spfemu.mm.bug import Bug, vm_bug_on
 from spfemu.mm.vmstat import count_vm_event
 from spfemu.primitives import (
@@ -67,10 +67,13 @@ def serve_ipi(cpu: int) -> None:
 
     The acquire pairs with the sender's atomic add: its page-table changes are seen before the
     next walk.  The release pairs with the acquire in `wait_for_ipi`: the sender frees nothing
-    before the stale entries are gone.
+    before the stale entries are gone.  The mm's tlb_gen is read before the flush, which so covers
+    it, and remembered: going on from idle later needs no other flush (flush_tlb_func_common).
     """
     request = smp_load_acquire(cpu + CPU.ipi_request)
+    gen = smp_load_acquire(load(cpu + CPU.mm) + MM.tlb_gen)
     local_flush_tlb(cpu)
+    store(cpu + CPU.tlb_gen, gen)
     count_vm_event(cpu, Event.TLB_SHOOTDOWN_RECEIVED)
     smp_store_release(cpu + CPU.ipi_done, request)
 
