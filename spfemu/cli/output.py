@@ -8,11 +8,14 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from spfemu.errors import ExitCode, UsageError
-from spfemu.results import Report, encode
+
+if TYPE_CHECKING:
+    from spfemu.results import Report
 
 STDOUT = "-"
 PATH = click.Path(allow_dash=True)
@@ -80,6 +83,8 @@ def _replace(path: Path, content: bytes) -> None:
 
 def write_json(path: str, report: Report) -> None:
     """Write the report to a file, or to stdout for ``-``."""
+    from spfemu.results import encode
+
     if path == STDOUT:
         click.echo(encode(report), nl=False)
     else:
