@@ -292,6 +292,17 @@ def test_cases_of_vma_merge(machine, case, touched):
     check(machine)
 
 
+def test_a_vma_takes_over_the_anon_vma_of_the_one_it_swallows(machine):
+    map_pages(machine, 0, 1)
+    map_pages(machine, 2, 3)
+    touch(machine, 2)
+    map_pages(machine, 1, 2)
+    assert pages_of(machine) == [(0, 3)]
+    check(machine)
+    touch(machine, 0)
+    assert machine.segment.anon_vmas["generation"].sum() == 1
+
+
 @pytest.mark.parametrize(
     ("first", "last", "after_"),
     [(0, 1, [(0, 1), (1, 4)]), (1, 3, [(0, 1), (1, 3), (3, 4)]), (3, 4, [(0, 3), (3, 4)])],
