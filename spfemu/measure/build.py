@@ -120,8 +120,7 @@ def compose(
     Layers, the later ones replacing functions of the earlier: the emulated kernel, the protocol,
     the workload, on the host target the real kernel's calls, the override files.  What no worker
     can reach is left out, kernel assertions too unless `config` asks for CONFIG_DEBUG_VM.  Raises
-    UsageError for a name that is not known, KernelSourceError for
-    an override that cannot be used.
+    UsageError for a name that is not known, KernelSourceError for an override that cannot be used.
     """
     choose("target", target, TARGETS)
     known = protocols()
