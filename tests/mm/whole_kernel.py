@@ -11,6 +11,8 @@ from types import ModuleType
 from typing import Any
 
 import data_ops
+import page_ops
+import tlb_ops
 from mm_machine import Layer, Machine, renamed
 
 from spfemu.checks import check_segment
@@ -80,12 +82,17 @@ MUTANTS: dict[str, Layer] = {
 
 @functools.cache
 def kernel_engine(
-    name: str, protocol: str = "classic", scheme: str = "rcu", mutant: str = ""
+    name: str, protocol: str = "classic", scheme: str = "rcu", mutant: str = "", version: int = 0
 ) -> NativeEngine | PlainEngine:
-    """Return an engine with the whole kernel, compiled once per session."""
+    """Return an engine with the whole kernel, compiled once per session.
+
+    `version` is that of the Linux whose mappings it has, as CONFIG_LINUX_VERSION; 0: the default.
+    """
     modules: list[ModuleType] = [import_module("spfemu.mm." + module) for module in MODULES]
-    modules += [import_module("spfemu.protocols." + protocol), data_ops]
+    modules += [import_module("spfemu.protocols." + protocol), data_ops, page_ops, tlb_ops]
     config = {"CONFIG_MMU_GATHER_RCU_TABLE_FREE": SCHEMES[scheme]}
+    if version:
+        config["CONFIG_LINUX_VERSION"] = version
     program = link([*map(functions_of, modules), MUTANTS[mutant]], config)
     return NativeEngine(program) if name == "native" else PlainEngine(program)
 
