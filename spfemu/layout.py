@@ -114,7 +114,9 @@ class RWSEM(Struct):
     """rw_semaphore (Linux 5.12, include/linux/rwsem.h)."""
 
     count = word("reader count and flag bits, see mm/rwsem.py", lock="atomic")
-    owner = word("CPU of the owner plus one (a reader: the last known), RWSEM_* flags", lock="count")
+    owner = word(
+        "CPU of the owner plus one (a reader: the last known), RWSEM_* flags", lock="count"
+    )
     osq = word("tail of the optimistic spin queue: CPU plus one, or 0", lock="atomic")
     wait_lock = word("spinlock over the waiter list", lock="atomic")
     wait_head = word("first waiter (address of an RWSEM_WAITER) or 0", lock="wait_lock")
@@ -209,7 +211,7 @@ class ANON_VMA(Struct):
     """anon_vma: what groups VMAs that may share anonymous pages."""
 
     refcount = word("VMAs that point here", lock="atomic")
-    next_free = word("next free slot", lock="anon_vma_lock")
+    next_free = word("next free slot", lock="anon_vma_lock, or the CPU that caches the slot")
     generation = word("counted up each time the slot is handed out", lock="owner")
     in_use = word("1 while handed out", lock="owner")
 
@@ -310,6 +312,8 @@ class CPU(Struct, pad_to_line=True):
     osq = embed(OSQ_NODE, "queue entry of the optimistic spin queue", line=True)
     vmacache_seqnum = word("of the mm when the cache was filled", lock="owner", line=True)
     vmacache = word("recently used VMAs", lock="owner", count=VMACACHE_SIZE)
+    anon_vma_list = word("cached free ANON_VMAs", lock="owner")
+    anon_vma_count = word("their number", lock="owner")
     workload = word("parameters and state of the workload", lock="owner", line=True, count=32)
     event = word("event counts, see events.py", lock="owner", line=True, count=128)
     tlb = word("(tag, pte) pairs", lock="owner", line=True, count=2 * TLB_ENTRIES)

@@ -301,6 +301,13 @@ def check_anon_vmas(state: State) -> None:
     links = slots.indexes(anon_vmas["next_free"]).tolist()
     free = walk(state.findings, name, slots, links, int(segment.system["anon_vma_free"]))
     state.anon_vma_owners.claim(free, name)
+    for index, cpu in enumerate(segment.cpus):
+        name = f"the anon_vma cache of CPU {index}"
+        cached = walk(state.findings, name, slots, links, int(cpu["anon_vma_list"]))
+        if len(cached) != int(cpu["anon_vma_count"]):
+            counted = cpu["anon_vma_count"]
+            state.findings.add(f"{name} holds {len(cached)} anon_vmas, but counts {counted}")
+        state.anon_vma_owners.claim(cached, name)
     state.findings.each(
         np.flatnonzero(anon_vmas["refcount"] != expected),
         lambda i: (

@@ -21,34 +21,76 @@ from spfemu.primitives import (
 )
 
 VM_ACCESS_FLAGS = int(Vm.READ | Vm.WRITE | Vm.EXEC)
+ANON_VMA_CACHE_BATCH = 16
+"""Free anon_vmas that move between a CPU's cache and the global list at once."""
+ANON_VMA_CACHE_MAX = 2 * ANON_VMA_CACHE_BATCH
+"""Most free anon_vmas in a CPU's cache."""
 
 
-@slowpath
+@kernel
 def anon_vma_alloc(cpu: int) -> int:
     """Return an anon_vma with one reference, or 0 if the slab is used up."""
-    system = load(cpu + CPU.system)
-    spin_lock(cpu, system + SYSTEM.anon_vma_lock)
-    anon_vma = load(system + SYSTEM.anon_vma_free)
-    if anon_vma != 0:
-        store(system + SYSTEM.anon_vma_free, load(anon_vma + ANON_VMA.next_free))
-    spin_unlock(system + SYSTEM.anon_vma_lock)
-    if anon_vma != 0:
-        store(anon_vma + ANON_VMA.generation, load(anon_vma + ANON_VMA.generation) + 1)
-        store(anon_vma + ANON_VMA.next_free, 0)
-        store(anon_vma + ANON_VMA.in_use, 1)
-        write_once(anon_vma + ANON_VMA.refcount, 1)
+    if load(cpu + CPU.anon_vma_count) == 0:
+        anon_vma_slab_refill(cpu)
+    anon_vma = load(cpu + CPU.anon_vma_list)
+    if anon_vma == 0:
+        return 0
+    store(cpu + CPU.anon_vma_list, load(anon_vma + ANON_VMA.next_free))
+    store(cpu + CPU.anon_vma_count, load(cpu + CPU.anon_vma_count) - 1)
+    store(anon_vma + ANON_VMA.generation, load(anon_vma + ANON_VMA.generation) + 1)
+    store(anon_vma + ANON_VMA.next_free, 0)
+    store(anon_vma + ANON_VMA.in_use, 1)
+    write_once(anon_vma + ANON_VMA.refcount, 1)
     return anon_vma
 
 
-@slowpath
+@kernel
 def anon_vma_free(cpu: int, anon_vma: int) -> None:
-    """Give back an anon_vma whose last reference is gone."""
-    system = load(cpu + CPU.system)
+    """Put an anon_vma whose last reference is gone into this CPU's cache."""
     store(anon_vma + ANON_VMA.in_use, 0)
+    if load(cpu + CPU.anon_vma_count) >= ANON_VMA_CACHE_MAX:
+        anon_vma_slab_drain(cpu)
+    store(anon_vma + ANON_VMA.next_free, load(cpu + CPU.anon_vma_list))
+    store(cpu + CPU.anon_vma_list, anon_vma)
+    store(cpu + CPU.anon_vma_count, load(cpu + CPU.anon_vma_count) + 1)
+
+
+@slowpath
+def anon_vma_slab_refill(cpu: int) -> None:
+    """Move up to a batch of free anon_vmas from the global list into this CPU's empty cache."""
+    system = load(cpu + CPU.system)
+    local = 0
+    count = 0
     spin_lock(cpu, system + SYSTEM.anon_vma_lock)
-    store(anon_vma + ANON_VMA.next_free, load(system + SYSTEM.anon_vma_free))
+    anon_vma = load(system + SYSTEM.anon_vma_free)
+    while anon_vma != 0 and count < ANON_VMA_CACHE_BATCH:
+        following = load(anon_vma + ANON_VMA.next_free)
+        store(anon_vma + ANON_VMA.next_free, local)
+        local = anon_vma
+        count += 1
+        anon_vma = following
     store(system + SYSTEM.anon_vma_free, anon_vma)
     spin_unlock(system + SYSTEM.anon_vma_lock)
+    store(cpu + CPU.anon_vma_list, local)
+    store(cpu + CPU.anon_vma_count, count)
+
+
+@slowpath
+def anon_vma_slab_drain(cpu: int) -> None:
+    """Move a batch of free anon_vmas from this CPU's cache to the global list."""
+    system = load(cpu + CPU.system)
+    anon_vma = load(cpu + CPU.anon_vma_list)
+    spin_lock(cpu, system + SYSTEM.anon_vma_lock)
+    free = load(system + SYSTEM.anon_vma_free)
+    for _ in range(ANON_VMA_CACHE_BATCH):
+        following = load(anon_vma + ANON_VMA.next_free)
+        store(anon_vma + ANON_VMA.next_free, free)
+        free = anon_vma
+        anon_vma = following
+    store(system + SYSTEM.anon_vma_free, free)
+    spin_unlock(system + SYSTEM.anon_vma_lock)
+    store(cpu + CPU.anon_vma_list, anon_vma)
+    store(cpu + CPU.anon_vma_count, load(cpu + CPU.anon_vma_count) - ANON_VMA_CACHE_BATCH)
 
 
 @kernel

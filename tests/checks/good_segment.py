@@ -92,7 +92,7 @@ class _Builder:
         kernel = [functions_of(import_module("spfemu.mm." + name)) for name in MODULES]
         self.engine = PlainEngine(link([*kernel, functions_of(spf)], {}))
         self.segment = Segment.create(
-            Geometry(nr_cpus=3, nr_mms=2, nr_frames=600, nr_vmas=120, nr_anon_vmas=40)
+            Geometry(nr_cpus=3, nr_mms=2, nr_frames=600, nr_vmas=120, nr_anon_vmas=60)
         )
         self.segment.mms["mm_users"] = [2, 1]
         self.segment.mms["cpumask"][:, 0] = [0b011, 0b100]

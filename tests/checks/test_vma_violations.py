@@ -263,6 +263,11 @@ def _anon_vma(good: GoodSegment) -> Any:
     return anon_vmas[index]
 
 
+@corruptions.reports(r"^the anon_vma cache of CPU 0 holds \d+ anon_vmas, but counts \d+$")
+def anon_vma_count_wrong(good: GoodSegment) -> None:
+    good.segment.cpus["anon_vma_count"][0] += 1
+
+
 @corruptions.reports("^anon_vma .* is lost: no VMA points at it and it is not free$")
 def anon_vma_lost(good: GoodSegment) -> None:
     system = good.segment.system

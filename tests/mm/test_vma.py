@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """VMAs: slab, lookup cache, split, the eight cases of merging, anon_vmas."""
 
+from collections.abc import Iterator
+
 import pytest
 from tree_ops import MAP_FIXED
 from vmas import VmaMachine, check_slabs, check_tree, engine
@@ -9,6 +11,7 @@ from spfemu.engines.script import Script, after, before
 from spfemu.events import Event
 from spfemu.layout import ANON_VMA, PAGE_SHIFT, PAGE_SIZE, VMACACHE_SIZE
 from spfemu.mm.flags import PMD_SIZE, Errno, Prot, Pte, Vm
+from spfemu.mm.rmap import ANON_VMA_CACHE_BATCH, ANON_VMA_CACHE_MAX
 from spfemu.mm.vma import VMA_CACHE_BATCH, VMA_CACHE_MAX, SlabState
 
 BASE = 1 << 40
@@ -431,6 +434,32 @@ def test_without_anon_vmas_a_write_is_out_of_memory(made):
     machine.run("sys_munmap", page(0), PAGE_SIZE)
     touch(machine, 4)
     check(machine)
+
+
+def test_a_cpu_keeps_a_bounded_number_of_free_anon_vmas(made):
+    machine = made(nr_cpus=2, nr_anon_vmas=100)
+    areas = range(0, 400, 4)
+    for first in areas:
+        map_pages(machine, first, first + 1)
+        touch(machine, first)
+    assert machine.segment.anon_vmas["in_use"].all()
+    for first in areas:
+        machine.run("sys_munmap", page(first), PAGE_SIZE)
+        assert machine.segment.cpus[0]["anon_vma_count"] <= ANON_VMA_CACHE_MAX
+    vma = machine.run_mm("tree_insert", page(0), page(1), cpu=1)
+    assert machine.run("anon_vma_prepare", vma, cpu=1) == 0
+    assert machine.segment.cpus[1]["anon_vma_count"] == ANON_VMA_CACHE_BATCH - 1
+    free = sum(int(c["anon_vma_count"]) for c in machine.segment.cpus)
+    free += len(list(anon_vma_chain(machine, int(machine.segment.system["anon_vma_free"]))))
+    assert free == 99
+    check_slabs(machine)
+
+
+def anon_vma_chain(machine: VmaMachine, address: int) -> Iterator[int]:
+    while address:
+        yield address
+        index = (address - machine.segment.address["anon_vmas"]) // ANON_VMA.SIZE
+        address = int(machine.segment.anon_vmas[index]["next_free"])
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ MODULES = (
     *("mprotect", "osq", "page_alloc", "pgtable", "rbtree", "rcu", "rmap", "rwsem", "sched"),
     *("spinlock", "syscalls", "tlb", "vma", "vmstat", "zap"),
 )
+CONFIG = {"CONFIG_LINUX_VERSION": (5 << 8) + 12}
 ENGINES = {"native": NativeEngine, "plain": PlainEngine, "stepped": StepEngine}
 OPS = functions_of(tree_ops)
 LAYERS: dict[str, Layer] = {
@@ -43,7 +44,7 @@ LAYERS: dict[str, Layer] = {
 def engine(name: str, layer: str = "tree_ops") -> NativeEngine | PlainEngine | StepEngine:
     """Return the kernel with a layer of `LAYERS` on an engine, compiled once per session."""
     kernel = [functions_of(import_module("spfemu.mm." + module)) for module in MODULES]
-    program = link([*kernel, functions_of(classic), LAYERS[layer]], {})
+    program = link([*kernel, functions_of(classic), LAYERS[layer]], CONFIG)
     return ENGINES[name](program)
 
 
