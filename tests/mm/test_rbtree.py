@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from mm_machine import STUCK_SECONDS
 from vmas import VmaMachine, check_slabs, check_tree
 
+from spfemu.events import Event
 from spfemu.layout import PAGE_SIZE, VMA
 from spfemu.mm.flags import Errno
 from spfemu.mm.rbtree import RbColor
@@ -167,6 +168,8 @@ def test_a_walk_round_a_cycle_ends():
 
 STRIDES = 64
 FIRST = 1 << 33
+CALLS = 5_000
+"""Calls of mmap by each writer."""
 PROBES = 20_000
 """Probes, with a writer at work and without, that make a race."""
 
@@ -205,6 +208,23 @@ def test_walks_beside_a_writer_are_never_wrong_unnoticed():
         machine.segment.system["stop"] = 1
         assert workers.join() == {0: 0, 1: 0}
     check_tree(machine)
+    machine.close()
+
+
+def test_writers_take_turns_and_leave_tree_and_slabs_in_order():
+    machine = VmaMachine(nr_cpus=2, nr_vmas=2048)
+    machine.mm["mm_users"] = 2
+    assert machine.run("map_anchors", FIRST, STRIDES) == 0
+    with machine.workers() as workers:
+        for cpu in (0, 1):
+            workers.start(cpu, "churn", machine.cpu(cpu), FIRST, STRIDES - 1, 0)
+        workers.wait_until(
+            lambda: min(machine.event(cpu, Event.CALL_MMAP) for cpu in (0, 1)) > CALLS
+        )
+        machine.segment.system["stop"] = 1
+        assert workers.join() == {0: 0, 1: 0}
+    check_tree(machine)
+    check_slabs(machine)
     machine.close()
 
 
