@@ -12,13 +12,8 @@ import spfemu.mm
 import spfemu.protocols
 from spfemu.engines.source import functions_of
 from spfemu.events import ABORT_REASONS
-from spfemu.layout import Struct
 from spfemu.measure.build import compose, protocols, workloads
 from spfemu.segment import Geometry
-
-KNOWN = {"and", "for", "frame", "list", "lock", "of", "page", "reading", "s", "see", "table"}
-KNOWN |= {"the", "writing"}
-"""Words of the layout's lock column that are English, or the page-table lock."""
 
 
 def kernel_functions():
@@ -66,16 +61,6 @@ def test_the_kernel_map_names_a_counterpart_or_none(read_page, rows):
 def test_the_fields_are_those_of_the_layout(read_page):
     _, tables, _ = between_markers(read_page("locking.md"))
     assert tables == field_tables(), "run: python tests/docs/field_tables.py docs/locking.md"
-
-
-def test_locks_of_fields_are_fields_or_words_that_the_page_explains(read_page):
-    intro = read_page("locking.md").split("\n## Fields\n")[1].split("<!-- fields -->")[0]
-    fields = {field.name for struct in Struct.ALL for field in struct.FIELDS}
-    structs = {struct.__name__ for struct in Struct.ALL}
-    for struct in Struct.ALL:
-        for field in struct.FIELDS:
-            words = set(re.findall(r"\w+", field.lock)) - structs - fields
-            assert all(f"`{word}`" in intro or word in KNOWN for word in words), field
 
 
 def test_barriers_name_functions_that_have_them(read_page, rows, names_in):
