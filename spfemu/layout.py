@@ -288,7 +288,8 @@ class CPU(Struct, pad_to_line=True):
     pcp_spare_count = word("its length", lock="owner")
     vma_list = word("cached free VMAs", lock="owner")
     vma_count = word("their number", lock="owner")
-    fault_flags = word("FAULT_FLAG_* of the current access", lock="owner")
+    pde_tag = word("paging-structure cache: generation and address >> 21", lock="owner")
+    pde = word("paging-structure cache: the pmd entry", lock="owner")
 
     # What others read or write.
     ipi_request = word("IPIs sent to this CPU", lock="atomic", line=True)

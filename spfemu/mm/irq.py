@@ -92,6 +92,7 @@ def local_flush_tlb(cpu: int) -> None:
 @slowpath
 def clear_tlb(cpu: int) -> None:
     """Forget every tag, so that generations can be used again."""
+    store(cpu + CPU.pde_tag, 0)
     i = 0
     while i < TLB_BYTES:
         store(cpu + CPU.tlb + i, 0)

@@ -11,7 +11,7 @@ from spfemu.events import Event
 from spfemu.kernel import kernel
 from spfemu.layout import CPU, PAGE_SHIFT, TLB_ENTRIES, WORD
 from spfemu.mm.fault import handle_page_fault
-from spfemu.mm.flags import PTE_ADDR_MASK, Errno, FaultFlag, Pte
+from spfemu.mm.flags import PMD_SHIFT, PTE_ADDR_MASK, Errno, FaultFlag, Pte
 from spfemu.mm.irq import irq_poll
 from spfemu.mm.pgtable import pgd_offset, pmd_offset, pte_offset, pud_offset
 from spfemu.mm.vmstat import count_vm_event
@@ -64,7 +64,7 @@ def tlb_miss(cpu: int, address: int, need: int) -> int:
     count_vm_event(cpu, Event.TLB_MISS)
     if address < 0 or address >= USER_LIMIT:
         return -Errno.EFAULT
-    entry = hardware_walk(load(cpu + CPU.mm), address, need)
+    entry = hardware_walk(cpu, address, need)
     while entry == 0:
         flags = FaultFlag.USER
         if need & Pte.RW:
@@ -72,7 +72,7 @@ def tlb_miss(cpu: int, address: int, need: int) -> int:
         result = handle_page_fault(cpu, address, flags)
         if result != 0:
             return result
-        entry = hardware_walk(load(cpu + CPU.mm), address, need)
+        entry = hardware_walk(cpu, address, need)
     vpn = address >> PAGE_SHIFT
     slot = cpu + CPU.tlb + (vpn & (TLB_ENTRIES - 1)) * (2 * WORD)
     store(slot, load(cpu + CPU.tlb_tag) | vpn)
@@ -81,21 +81,12 @@ def tlb_miss(cpu: int, address: int, need: int) -> int:
 
 
 @kernel
-def hardware_walk(mm: int, address: int, need: int) -> int:
-    """Translate as the hardware does; returns the pte with its bits set, or 0 for a fault.
-
-    Each level's address depends on the entry above, which orders the loads.
-    """
-    entry = read_once(pgd_offset(mm, address))
-    if entry == 0:
+def hardware_walk(cpu: int, address: int, need: int) -> int:
+    """Translate as the hardware does; returns the pte with its bits set, or 0 for a fault."""
+    pmd = cached_pmd(cpu, address)
+    if pmd == 0:
         return 0
-    entry = read_once(pud_offset(entry, address))
-    if entry == 0:
-        return 0
-    entry = read_once(pmd_offset(entry, address))
-    if entry == 0:
-        return 0
-    pte = pte_offset(entry, address)
+    pte = pte_offset(pmd, address)
     entry = read_once(pte)
     while entry & need != need:
         rights = need & (Pte.PRESENT | Pte.RW)
@@ -106,4 +97,28 @@ def hardware_walk(mm: int, address: int, need: int) -> int:
         if found == entry:
             return entry | need
         entry = found
+    return entry
+
+
+@kernel
+def cached_pmd(cpu: int, address: int) -> int:
+    """Return the pmd entry for `address` or 0, from the paging-structure cache if it can.
+
+    As in the hardware, the cache holds present entries only and is flushed with the TLB, which is
+    why a page table may be freed only after a flush.  It has one entry: the last that was used.
+    """
+    tag = load(cpu + CPU.tlb_tag) | (address >> PMD_SHIFT)
+    if load(cpu + CPU.pde_tag) == tag:
+        return load(cpu + CPU.pde)
+    # each level's address depends on the entry above, which orders the loads
+    entry = read_once(pgd_offset(load(cpu + CPU.mm), address))
+    if entry == 0:
+        return 0
+    entry = read_once(pud_offset(entry, address))
+    if entry == 0:
+        return 0
+    entry = read_once(pmd_offset(entry, address))
+    if entry != 0:
+        store(cpu + CPU.pde_tag, tag)
+        store(cpu + CPU.pde, entry)
     return entry
