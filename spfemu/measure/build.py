@@ -9,6 +9,7 @@ import pkgutil
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any, Protocol, cast
 
 import spfemu.mm
@@ -61,8 +62,9 @@ def _first_line(module: types.ModuleType) -> str:
     return (module.__doc__ or "").strip().splitlines()[0]
 
 
+@cache
 def _modules(package: types.ModuleType) -> dict[str, types.ModuleType]:
-    """Import all modules of a package."""
+    """Import all modules of a package; what is in its folder is looked up once."""
     names = [m.name for m in pkgutil.iter_modules(package.__path__) if not m.ispkg]
     return {n: importlib.import_module(f"{package.__name__}.{n}") for n in sorted(names)}
 

@@ -2,7 +2,8 @@
 """One mapping for all workers: each writes to every page of its part, then drops the part.
 
 After SGI's page fault test (pft), which maps once and faults once; here each round ends with
-madvise(MADV_DONTNEED) of the worker's own part, so that it can be repeated.  `size` is one part.
+madvise(MADV_DONTNEED) of the worker's own part, so that it can be repeated.  `size` is one part:
+1 MiB, which stays in a core's second-level cache, so that workers share no memory bandwidth.
 """
 
 from spfemu.kernel import kernel
@@ -12,7 +13,7 @@ from spfemu.primitives import load, store
 from spfemu.workloads.common import map_anonymous, write_pages
 from spfemu.workloads.parameters import Needs, Param, Parameters, State, table_frames
 
-DEFAULTS = Parameters(size=16 << 20)
+DEFAULTS = Parameters(size=1 << 20)
 
 
 def needs(parameters: Parameters) -> Needs:
