@@ -9,7 +9,7 @@ from spfemu.checks.findings import ASTRAY, Words
 from spfemu.checks.state import State
 from spfemu.events import ABORT_REASONS, Event
 from spfemu.layout import GATHER, PAGE_SHIFT, RCU_QUEUE, WORD, Struct
-from spfemu.mm.flags import PTE_ADDR_MASK, Pte
+from spfemu.mm.flags import PMD_SHIFT, PTE_ADDR_MASK, Pte
 from spfemu.mm.irq import TLB_GENERATION, CpuState
 
 AT_REST = {
@@ -168,6 +168,7 @@ def check_tlbs(state: State) -> None:
             continue
         if int(cpu["tlb_gen"]) == int(state.segment.mms["tlb_gen"][mm]):
             _check_tlb(state, f"CPU {index}", cpu["tlb"], int(cpu["tlb_tag"]), mm)
+            _check_paging_structure_cache(state, index, mm)
 
 
 def _check_tlb(state: State, name: str, tlb: Words, tag: int, mm: int) -> None:
@@ -184,3 +185,17 @@ def _check_tlb(state: State, name: str, tlb: Words, tag: int, mm: int) -> None:
             f"{entries[i]:#x} in the page table"
         ),
     )
+
+
+def _check_paging_structure_cache(state: State, index: int, mm: int) -> None:
+    cpu = state.segment.cpus[index]
+    tag, cached = int(cpu["pde_tag"]), int(cpu["pde"])
+    if tag & -TLB_GENERATION != int(cpu["tlb_tag"]):
+        return
+    address = (tag & (TLB_GENERATION - 1)) << PMD_SHIFT
+    (entry,) = state.pmds[mm].lookup(np.asarray([address]))
+    if entry != cached:
+        state.findings.add(
+            f"CPU {index} has a stale paging-structure cache: the pmd entry of {address:#x} is "
+            f"{cached:#x} there and {entry:#x} in the page table"
+        )

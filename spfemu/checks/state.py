@@ -19,10 +19,16 @@ def _no_words() -> Words:
 
 @dataclass
 class Mappings:
-    """All entries of the lowest page tables of one mm, by rising address."""
+    """All entries of one level of the page tables of one mm, by rising address."""
 
     address: Words = field(default_factory=_no_words)
     entry: Words = field(default_factory=_no_words)
+
+    @classmethod
+    def sort(cls, addresses: Words, entries: Words) -> Mappings:
+        """Make one of entries in any order."""
+        order = np.argsort(addresses)
+        return cls(addresses[order], entries[order])
 
     def lookup(self, addresses: Words) -> Words:
         """Entries of the given addresses, 0 where there is none."""
@@ -37,7 +43,8 @@ class State:
     """One segment being checked.
 
     Attributes: `vmas`, per mm the indexes of its VMAs by rising address (those that tree or list
-    contain); `mappings`, per mm; `frame_owners`, `vma_owners`, `anon_vma_owners`.
+    contain); `mappings` and `pmds`, per mm the ptes and what names their tables; `frame_owners`,
+    `vma_owners`, `anon_vma_owners`.
     """
 
     def __init__(self, segment: Segment) -> None:
@@ -56,6 +63,7 @@ class State:
         self.page_links = self.page_slots.indexes(segment.pages["lru"]).tolist()
         self.vmas: dict[int, Words] = {}
         self.mappings: dict[int, Mappings] = {}
+        self.pmds: dict[int, Mappings] = {}
         self.mms = [int(i) for i in np.flatnonzero(segment.mms["in_use"])]
 
     def describe_vma(self, index: int) -> str:

@@ -35,20 +35,20 @@ def check_tables(state: State, mm: int) -> None:
     pgd = state.frame_slots.index(int(state.segment.mms["pgd"][mm]))
     if pgd < 0:
         state.findings.add(f"mm {mm}: pgd {int(state.segment.mms['pgd'][mm]):#x} is no frame")
-        state.mappings[mm] = Mappings()
+        state.mappings[mm] = state.pmds[mm] = Mappings()
         return
     tables = state.frame_owners.claim([pgd], f"the page table (pgd) of mm {mm}")
     bases = np.zeros(len(tables), np.int64)
     count = len(tables)
     for level, shift in LEVELS:
+        if level == "pmd":
+            state.pmds[mm] = Mappings.sort(*_entries(state, tables, bases, shift))
         tables, bases = _next_level(state, mm, level, shift, tables, bases)
         count += len(tables)
     found = int(state.segment.mms["pgtables"][mm])
     if found != count:
         state.findings.add(f"pgtables of mm {mm} is {found}, but it has {count} page tables")
-    addresses, entries = _entries(state, tables, bases, PAGE_SHIFT)
-    order = np.argsort(addresses)
-    state.mappings[mm] = Mappings(addresses[order], entries[order])
+    state.mappings[mm] = Mappings.sort(*_entries(state, tables, bases, PAGE_SHIFT))
 
 
 def _entries(state: State, tables: Words, bases: Words, shift: int) -> tuple[Words, Words]:

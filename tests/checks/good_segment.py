@@ -8,6 +8,7 @@ TLBs and VMAs in vmacaches.
 
 from __future__ import annotations
 
+import pkgutil
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import spfemu.mm
 from spfemu.engines.plain import PlainEngine
 from spfemu.engines.source import functions_of, link
 from spfemu.layout import PAGE_SIZE, VMA, WORD
@@ -22,11 +24,8 @@ from spfemu.mm.flags import PTE_ADDR_MASK, Map, Prot
 from spfemu.protocols import spf
 from spfemu.segment import Geometry, Segment
 
-MODULES = (
-    *("bug", "fault", "irq", "latency", "madvise", "memory", "mmap", "mmap_lock", "mmu"),
-    *("mprotect", "osq", "page_alloc", "pgtable", "rbtree", "rcu", "rmap", "rwsem", "sched"),
-    *("spinlock", "syscalls", "tlb", "vma", "vmstat", "zap"),
-)
+MODULES = tuple(m.name for m in pkgutil.iter_modules(spfemu.mm.__path__) if m.name != "worker")
+"""All of the kernel but what runs a workload."""
 AREAS = 0x1000_0000
 AREA_STRIDE = 0x10_0000
 AREA_PAGES = 8

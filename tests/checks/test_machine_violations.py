@@ -139,6 +139,13 @@ def tlb_entry_too_writable(good: GoodSegment) -> None:
     good.segment.words[good.entry(area(10, 3))] &= ~int(Pte.RW)
 
 
+@corruptions.reports(
+    "^CPU 0 has a stale paging-structure cache: the pmd entry of 0x10a00000 is 0x0 there and 0x"
+)
+def stale_paging_structure_cache(good: GoodSegment) -> None:
+    good.segment.cpus["pde"][0] = 0
+
+
 # Counters
 
 

@@ -89,6 +89,7 @@ def table_of_another_mm(good: GoodSegment) -> None:
     "^CPU 2 has a stale TLB entry",
     "^CPU 2 has a stale TLB entry",
     "^CPU 2 has a stale TLB entry",
+    "^CPU 2 has a stale paging-structure cache: the pmd entry of 0x10000000",
 )
 def pgd_astray(good: GoodSegment) -> None:
     good.segment.mms["pgd"][1] = 5

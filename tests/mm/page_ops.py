@@ -15,8 +15,8 @@ from spfemu.mm.page_alloc import alloc_page, get_page, page_address, put_page
 from spfemu.mm.sched import cond_resched
 from spfemu.primitives import load, store, xchg
 
-HELD = 100
-"""Frames that a CPU holds at most."""
+HELD = 150
+"""Frames that a CPU holds at most: more than its two lists, so that they go to the pool."""
 EXCHANGE = 16
 """Scratch words through which frames pass."""
 

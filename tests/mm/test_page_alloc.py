@@ -154,7 +154,7 @@ def test_one_reference_too_many_dropped() -> None:
 
 def test_processes_share_the_pool() -> None:
     """Several CPUs allocate and free at random, for each other too; no frame is lost or doubled."""
-    machine = KernelMachine(kernel_engine("native"), nr_cpus=3, nr_frames=700)
+    machine = KernelMachine(kernel_engine("native"), nr_cpus=3, nr_frames=1000)
     for seed in seeds(5):
         machine.reset(seed)
         with machine.workers() as workers:

@@ -5,6 +5,7 @@ A mutant is a layer of kernel functions over it that makes it wrong: it shows th
 """
 
 import functools
+import pkgutil
 import sys
 from importlib import import_module
 from types import ModuleType
@@ -15,6 +16,7 @@ import page_ops
 import tlb_ops
 from mm_machine import Layer, Machine, renamed
 
+import spfemu.mm
 from spfemu.checks import check_segment
 from spfemu.engines.native import NativeEngine
 from spfemu.engines.plain import PlainEngine
@@ -26,11 +28,8 @@ from spfemu.mm.tlb import tlb_batch_free
 from spfemu.primitives import load, store
 from spfemu.segment import Geometry, Segment
 
-MODULES = (
-    *("bug", "fault", "irq", "latency", "madvise", "memory", "mmap", "mmap_lock", "mmu"),
-    *("mprotect", "osq", "page_alloc", "pgtable", "rbtree", "rcu", "rmap", "rwsem", "sched"),
-    *("spinlock", "syscalls", "tlb", "vma", "vmstat", "zap"),
-)
+MODULES = tuple(m.name for m in pkgutil.iter_modules(spfemu.mm.__path__) if m.name != "worker")
+"""All of the kernel but what runs a workload."""
 SCHEMES = {"rcu": 1, "irq": 0}
 """How page tables are freed, as CONFIG_MMU_GATHER_RCU_TABLE_FREE."""
 
