@@ -37,7 +37,7 @@ class UsageError(SpfemuError):
 
 
 class ResourceError(SpfemuError):
-    """This machine lacks something: memory, permission, a compiler."""
+    """The machine lacks something: memory, permission, a compiler."""
 
     exit_code = ExitCode.ENVIRONMENT
 
