@@ -17,6 +17,11 @@ CONFIG_LATENCY = 0
 CONFIG_FAULT_OVERHEAD = 0
 """1: every fault spins for the number of cycles in CPU.fault_overhead."""
 
+CONFIG_LINUX_VERSION = 0x612
+"""(major << 8) + minor of the kernel whose mappings programs see where versions differ: what is
+merged and split, where mappings go, what mprotect saves faults.  The values that matter are named
+in mm/versions.py."""
+
 CONFIG_DEBUG_VM = 1
 """1: vm_bug_on stops a CPU whose kernel assertion fails; measured runs are built without, as
 production kernels are."""

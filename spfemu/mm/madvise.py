@@ -4,7 +4,7 @@
 from spfemu.kernel import kernel
 from spfemu.layout import MM, PAGE_MASK, VMA
 from spfemu.mm.flags import Errno, Madv
-from spfemu.mm.mmap import page_align
+from spfemu.mm.mmap import page_align, range_wraps
 from spfemu.mm.vma import find_vma
 from spfemu.mm.zap import zap_page_range
 from spfemu.primitives import load
@@ -12,13 +12,10 @@ from spfemu.primitives import load
 
 @kernel
 def madvise_check(start: int, length: int, advice: int) -> int:
-    """Check what needs no lock: 0, or -EINVAL.
-
-    Seen as unsigned, a negative length wraps around the end of the address space.
-    """
-    if advice != Madv.DONTNEED or start & ~PAGE_MASK or length < 0:
+    """Check what needs no lock: 0, or -EINVAL."""
+    if advice != Madv.DONTNEED or start & ~PAGE_MASK:
         return -Errno.EINVAL
-    return 0
+    return -Errno.EINVAL if length != 0 and range_wraps(start, length) else 0
 
 
 @kernel
@@ -30,7 +27,7 @@ def do_madvise(cpu: int, mm: int, start: int, length: int) -> int:
     limit = load(mm + MM.task_size)
     if start < 0 or start >= limit:
         return -Errno.ENOMEM
-    end = start + page_align(length if length < limit else limit)
+    end = start + page_align(length if 0 <= length < limit else limit)
     result = 0
     vma = find_vma(cpu, mm, start)
     while start < end:

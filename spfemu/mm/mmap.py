@@ -9,10 +9,12 @@ from enum import IntEnum
 
 from spfemu.kernel import kernel, slowpath
 from spfemu.layout import MM, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, VMA
-from spfemu.mm.flags import DEFAULT_MAP_COUNT, Errno, Map, Prot, Vm
+from spfemu.mm.config import CONFIG_LINUX_VERSION
+from spfemu.mm.flags import DEFAULT_MAP_COUNT, PMD_SIZE, Errno, Map, Prot, Vm
 from spfemu.mm.mmap_lock import mmap_write_downgrade
 from spfemu.mm.rbtree import rb_subtree_gap, vma_compute_gap
 from spfemu.mm.rmap import unlink_anon_vmas
+from spfemu.mm.versions import BRK_NEEDS_A_MAPPING, MMAP_ALIGNS_TO_PMD
 from spfemu.mm.vma import (
     VM_MAY_FLAGS,
     __split_vma,
@@ -47,6 +49,18 @@ class Gap(IntEnum):
 def page_align(size: int) -> int:
     """Round up to whole pages (Linux: PAGE_ALIGN)."""
     return (size + PAGE_SIZE - 1) & PAGE_MASK
+
+
+@kernel
+def range_wraps(start: int, length: int) -> int:
+    """Tell whether a range that is not empty goes around the end of all 64-bit addresses.
+
+    Negative numbers are the unsigned ones from 2**63 on.
+    """
+    length = page_align(length)
+    if length == 0 or (start < 0 and length < 0):
+        return 1
+    return (start < 0 or length < 0) and start + length >= 0
 
 
 @kernel
@@ -152,13 +166,27 @@ def arch_get_unmapped_area_topdown(cpu: int, mm: int, addr: int, length: int) ->
 
 
 @kernel
+def thp_get_unmapped_area(cpu: int, mm: int, addr: int, length: int) -> int:
+    """Choose an address; without a hint and for whole huge pages, one that is aligned to them.
+
+    Source: __get_unmapped_area and mm/huge_memory.c: thp_get_unmapped_area_vmflags, which do so
+    whether huge pages are in use or not.
+    """
+    if CONFIG_LINUX_VERSION >= MMAP_ALIGNS_TO_PMD and addr == 0 and length & (PMD_SIZE - 1) == 0:
+        padded = arch_get_unmapped_area_topdown(cpu, mm, 0, length + PMD_SIZE)
+        if padded >= 0:
+            return (padded + PMD_SIZE) & -PMD_SIZE
+    return arch_get_unmapped_area_topdown(cpu, mm, addr, length)
+
+
+@kernel
 def get_unmapped_area(cpu: int, mm: int, addr: int, length: int, flags: int) -> int:
     """Return the address for a mapping of `length` bytes, whole pages, or a negative errno."""
     task_size = load(mm + MM.task_size)
     if length > task_size:
         return -Errno.ENOMEM
     if (flags & Map.FIXED) == 0:
-        addr = arch_get_unmapped_area_topdown(cpu, mm, addr, length)
+        addr = thp_get_unmapped_area(cpu, mm, addr, length)
         if addr < 0:
             return addr
     if addr < 0 or addr > task_size - length:
@@ -334,6 +362,10 @@ def do_brk(cpu: int, mm: int, brk: int) -> int:
     result = 0
     if new_end > old_end:
         result = do_brk_grow(cpu, mm, old_end, new_end)
+    elif new_end < old_end and CONFIG_LINUX_VERSION >= BRK_NEEDS_A_MAPPING:
+        vma = find_vma(cpu, mm, new_end)
+        if vma == 0 or load(vma + VMA.vm_start) >= old_end:
+            return -Errno.EINVAL
     # set before the lock may be downgraded, because then others can read it
     if result == 0:
         store(mm + MM.brk, brk)

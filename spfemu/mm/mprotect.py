@@ -3,8 +3,10 @@
 
 from spfemu.kernel import kernel
 from spfemu.layout import MM, PAGE_MASK, PAGE_SHIFT, VMA
+from spfemu.mm.config import CONFIG_LINUX_VERSION
 from spfemu.mm.flags import Errno, Prot, Vm
-from spfemu.mm.mmap import calc_vm_prot_bits, page_align
+from spfemu.mm.mmap import calc_vm_prot_bits, page_align, range_wraps
+from spfemu.mm.versions import MPROTECT_DROPS_ACCOUNT
 from spfemu.mm.vma import (
     VM_ACCESS_FLAGS,
     find_vma,
@@ -34,7 +36,11 @@ def mprotect_fixup(
     if old_flags == vm_flags:
         return 0, vma
     if vm_flags & Vm.WRITE and (old_flags & Vm.WRITE) == 0:
-        vm_flags = vm_flags | Vm.ACCOUNT  # and keeps it when it is no longer writable
+        vm_flags = vm_flags | Vm.ACCOUNT
+    elif CONFIG_LINUX_VERSION >= MPROTECT_DROPS_ACCOUNT:
+        # once there may be pages, what was writable stays charged
+        if (vm_flags & Vm.WRITE) == 0 and load(vma + VMA.anon_vma) == 0:
+            vm_flags = vm_flags & ~Vm.ACCOUNT
     pgoff = load(vma + VMA.vm_pgoff) + ((start - load(vma + VMA.vm_start)) >> PAGE_SHIFT)
     merged = vma_merge(cpu, mm, prev, start, end, vm_flags, load(vma + VMA.anon_vma), pgoff)
     if merged != 0:
@@ -63,14 +69,12 @@ def mprotect_split(cpu: int, mm: int, vma: int, start: int, end: int) -> int:
 
 @kernel
 def mprotect_range_end(mm: int, start: int, length: int) -> int:
-    """Return the end of the range, or a value not above `start` if it is no range of addresses.
+    """Return the end of a range that does not wrap; beyond the address space it is cut.
 
-    A length of 2**63 bytes or more is none; one beyond the address space meets a hole anyway.
+    There it meets a hole anyway.
     """
-    if length < 0:
-        return start
     limit = load(mm + MM.task_size)
-    return start + page_align(length if length < limit else limit)
+    return start + page_align(length if 0 <= length < limit else limit)
 
 
 @kernel
@@ -105,9 +109,11 @@ def do_mprotect(cpu: int, mm: int, start: int, end: int, prot: int) -> int:
 
 @kernel
 def mprotect_check(start: int, length: int, prot: int) -> int:
-    """Check what needs no lock: 0, or -EINVAL."""
+    """Check what needs no lock: 0, -EINVAL or -ENOMEM."""
     if start & ~PAGE_MASK:
         return -Errno.EINVAL
-    if length != 0 and prot & ~PROT_VALID:
-        return -Errno.EINVAL
-    return 0
+    if length == 0:
+        return 0
+    if range_wraps(start, length):
+        return -Errno.ENOMEM
+    return -Errno.EINVAL if prot & ~PROT_VALID else 0

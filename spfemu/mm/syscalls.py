@@ -79,8 +79,6 @@ def sys_mprotect(cpu: int, addr: int, length: int, prot: int) -> int:
         return syscall_result(cpu, error)
     mm = load(cpu + CPU.mm)
     end = mprotect_range_end(mm, addr, length)
-    if end <= addr:
-        return syscall_result(cpu, -Errno.ENOMEM)
     vm_area_reserve(cpu)
     if mmap_write_lock_killable(cpu, mm) != 0:
         return syscall_result(cpu, -Errno.EINTR)

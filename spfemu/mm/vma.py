@@ -11,6 +11,7 @@ from enum import IntEnum
 from spfemu.events import Event
 from spfemu.kernel import kernel, slowpath
 from spfemu.layout import CPU, MM, PAGE_SHIFT, SYSTEM, VMA, VMACACHE_SIZE, WORD
+from spfemu.mm.config import CONFIG_LINUX_VERSION
 from spfemu.mm.flags import DEFAULT_MAP_COUNT, PMD_SHIFT, Errno, Pte, Vm
 from spfemu.mm.rbtree import (
     RB_WALK_LIMIT,
@@ -22,6 +23,7 @@ from spfemu.mm.rbtree import (
 from spfemu.mm.rcu import call_rcu, rcu_barrier
 from spfemu.mm.rmap import anon_vma_clone, unlink_anon_vmas
 from spfemu.mm.spinlock import spin_lock, spin_unlock
+from spfemu.mm.versions import ANON_VMA_EITHER_WAY
 from spfemu.mm.vmstat import count_vm_event
 from spfemu.primitives import (
     load,
@@ -496,12 +498,13 @@ def is_mergeable_anon_vma(anon_vma1: int, anon_vma2: int) -> int:
 def can_vma_merge(vma: int, vm_flags: int, anon_vma: int) -> int:
     """Tell whether `vma` may take in a range with these flags and anon_vma.
 
-    A VMA without anon_vma takes in none that has one, though the other way round is fine: that
-    is how 5.12 works (is_mergeable_anon_vma wants the VMA's chain to be singular, and an empty
-    one is not).
+    Before 6.16, a VMA without anon_vma takes in none that has one, though the other way round is
+    fine (is_mergeable_anon_vma wants the VMA's chain to be singular, and an empty one is not).
     """
     if load(vma + VMA.vm_flags) != vm_flags or load(vma + VMA.vm_file) != 0:
         return 0
+    if CONFIG_LINUX_VERSION >= ANON_VMA_EITHER_WAY:
+        return is_mergeable_anon_vma(anon_vma, load(vma + VMA.anon_vma))
     return anon_vma == 0 or anon_vma == load(vma + VMA.anon_vma)
 
 
@@ -555,18 +558,29 @@ def vma_merge(
 
 
 @kernel
+def anon_vma_inherit(dst: int, src: int) -> None:
+    """Let `dst` share the anon_vma of `src`, whose pages it takes over, unless it has it already.
+
+    Source: dup_anon_vma.
+    """
+    if load(dst + VMA.anon_vma) == 0:
+        anon_vma_clone(dst, src)
+
+
+@kernel
 def vma_merge_after(
     cpu: int, mm: int, prev: int, area: int, upper: int, end: int, merge_upper: int
 ) -> None:
     """Expand `prev` to `end`, and over `upper` too if `merge_upper`: cases 1, 2, 5, 6 and 7."""
     if area != upper:
+        anon_vma_inherit(prev, area)
         vma_remove(cpu, mm, area)  # cases 6, 7
     elif area != 0 and load(area + VMA.vm_start) < end:
+        anon_vma_inherit(prev, area)
         vma_shift_boundary(prev, area, end)  # case 5
         return
     if merge_upper:
-        if load(prev + VMA.anon_vma) == 0:
-            anon_vma_clone(prev, upper)
+        anon_vma_inherit(prev, upper)
         end = load(upper + VMA.vm_end)
         vma_remove(cpu, mm, upper)  # cases 1, 6
     vma_expand_up(mm, prev, end)
@@ -576,8 +590,10 @@ def vma_merge_after(
 def vma_merge_before(cpu: int, mm: int, prev: int, area: int, upper: int, addr: int) -> None:
     """Expand `upper` down to `addr`: cases 3, 4 and 8."""
     if prev != 0 and load(prev + VMA.vm_end) > addr:
+        anon_vma_inherit(upper, prev)
         vma_shift_boundary(prev, upper, addr)  # case 4
         return
     if area != upper:
+        anon_vma_inherit(upper, area)
         vma_remove(cpu, mm, area)  # case 8
     vma_expand_down(upper, addr)

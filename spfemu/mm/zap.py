@@ -7,13 +7,15 @@ two a new entry would be lost: whoever installs one has to know that no unmapper
 """
 
 from spfemu.kernel import kernel
-from spfemu.layout import CPU, GATHER, MM, PAGE_SHIFT, PAGE_SIZE, VMA, WORD
+from spfemu.layout import CPU, GATHER, MM, PAGE, PAGE_SHIFT, PAGE_SIZE, VMA, WORD
+from spfemu.mm.config import CONFIG_LINUX_VERSION
 from spfemu.mm.flags import (
     PGDIR_SIZE,
     PMD_SIZE,
     PTE_ADDR_MASK,
     PUD_SIZE,
     Pte,
+    Vm,
 )
 from spfemu.mm.memory import page_remove_rmap, sync_mm_rss
 from spfemu.mm.page_alloc import virt_to_page
@@ -34,6 +36,7 @@ from spfemu.mm.tlb import (
     tlb_remove_page,
     tlb_remove_table,
 )
+from spfemu.mm.versions import MPROTECT_MAKES_WRITABLE
 from spfemu.primitives import load, read_once, store, write_once, xchg
 
 PTE_PROT_BITS = int(Pte.PRESENT | Pte.RW | Pte.USER | Pte.NX | Pte.PROTNONE)
@@ -172,11 +175,14 @@ def free_upper_tables(cpu: int, mm: int, start: int, end: int, prev_end: int, ce
 def change_protection(cpu: int, vma: int, start: int, end: int) -> None:
     """Give the present entries of [start, end) the VMA's protection, then flush.
 
-    Needs the mmap lock for writing.  An entry is never made writable here: the write fault that
-    follows does that, and finds out whether it may.
+    Needs the mmap lock for writing.  Before 6.0 an entry is never made writable here: the write
+    fault that follows does that, and finds out whether it may.
     """
     mm = load(vma + VMA.vm_mm)
     prot = load(vma + VMA.vm_page_prot) & PTE_PROT_BITS
+    writable = 0
+    if CONFIG_LINUX_VERSION >= MPROTECT_MAKES_WRITABLE and load(vma + VMA.vm_flags) & Vm.WRITE:
+        writable = Pte.RW
     changed = 0
     address = start
     while address < end:
@@ -187,15 +193,26 @@ def change_protection(cpu: int, vma: int, start: int, end: int) -> None:
         else:
             pmd = read_once(slot)
             if pmd != 0:
-                changed += change_pte_range(cpu, pmd, address, next_, prot)
+                changed += change_pte_range(cpu, pmd, address, next_, prot, writable)
         address = next_
     if changed != 0:
         flush_tlb_mm(cpu, mm)
 
 
 @kernel
-def change_pte_range(cpu: int, pmd: int, start: int, end: int, prot: int) -> int:
-    """Rewrite the entries of one table under its lock; returns how many were present."""
+def can_change_pte_writable(cpu: int, entry: int) -> int:
+    """Tell whether a private entry maps a page of its own, not the zero page or a shared one."""
+    if entry & Pte.SPECIAL:
+        return 0
+    return read_once(virt_to_page(cpu, entry & PTE_ADDR_MASK) + PAGE.refcount) == 1
+
+
+@kernel
+def change_pte_range(cpu: int, pmd: int, start: int, end: int, prot: int, writable: int) -> int:
+    """Rewrite the entries of one table under its lock; returns how many were present.
+
+    `writable` is added to those whose page a write fault would make writable in place.
+    """
     ptl = pte_lockptr(cpu, pmd)
     changed = 0
     spin_lock(cpu, ptl)
@@ -204,8 +221,10 @@ def change_pte_range(cpu: int, pmd: int, start: int, end: int, prot: int) -> int
     while pte < last:
         if pte_present(read_once(pte)):
             # exchanged for 0 first, so that accessed and dirty bits set meanwhile are kept
-            entry = xchg(pte, 0)
-            set_pte(pte, (entry & ~PTE_PROT_BITS) | prot)
+            entry = (xchg(pte, 0) & ~PTE_PROT_BITS) | prot
+            if writable != 0 and can_change_pte_writable(cpu, entry):
+                entry = entry | writable
+            set_pte(pte, entry)
             changed += 1
         pte += WORD
     spin_unlock(ptl)

@@ -20,7 +20,11 @@ def own_cache(request):
 @pytest.fixture(scope="session", params=[1, 0], ids=["rcu-tables", "irq-tables"])
 def spf_engine(own_cache, request):
     """The kernel with spf, stepped, with either scheme that frees page tables."""
-    config = {"CONFIG_MMU_GATHER_RCU_TABLE_FREE": request.param}
+    config = {
+        "CONFIG_MMU_GATHER_RCU_TABLE_FREE": request.param,
+        # the kernel that the series is for: later, mprotect saves the faults that reuse a page
+        "CONFIG_LINUX_VERSION": 0x50C,
+    }
     return StepEngine(process.program("spf", **config))
 
 
