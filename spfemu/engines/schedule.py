@@ -27,7 +27,7 @@ class RandomScheduler:
 
     def __init__(self, script: Script, seed: int) -> None:
         self.script = script
-        self._choose = random.Random(seed)  # noqa: S311 it has to repeat, not to be secret
+        self._choose = random.Random(seed)
         self._switch = 2.0 ** -self._choose.uniform(1, 8)
         self._turns: list[tuple[str, int]] = []
 

@@ -57,8 +57,8 @@ from spfemu.primitives import (
 )
 
 if TYPE_CHECKING:  # the engines resolve calls by name: importing these would be circular
-    from spfemu.mm.pgtable import free_table_now  # noqa: TC004
-    from spfemu.mm.vma import vm_area_free_rcu  # noqa: TC004
+    from spfemu.mm.pgtable import free_table_now
+    from spfemu.mm.vma import vm_area_free_rcu
 
 RCU_BLIMIT = 10
 """Callbacks run at once (Linux: rcutree.blimit)."""

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 from spfemu.kernel import kernel
 from spfemu.layout import CPU, CPUMASK_SHIFT, MM, SYSTEM, WORD
 from spfemu.mm.config import CONFIG_LATENCY
-from spfemu.mm.irq import CpuState
 from spfemu.mm.latency import WRITER_LATENCY, record_latency
 from spfemu.mm.memory import sync_mm_rss
 from spfemu.mm.rcu import rcu_barrier
@@ -15,8 +14,8 @@ from spfemu.primitives import atomic_fetch_or, load, read_cycles, read_once, smp
 
 if TYPE_CHECKING:  # defined by the workload
     from spfemu.workloads.common import wait_for_turn
-    from spfemu.workloads.page_fault1 import workload_op, workload_setup
     from spfemu.workloads.mixed import writer_op, writer_setup
+    from spfemu.workloads.page_fault1 import workload_op, workload_setup
 
 
 @kernel

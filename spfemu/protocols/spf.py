@@ -14,8 +14,7 @@ from spfemu.kernel import kernel
 from spfemu.layout import CPU, MM, VMA, VMF, WORD
 from spfemu.mm.config import CONFIG_MMU_GATHER_RCU_TABLE_FREE
 from spfemu.mm.fault import do_locked_fault
-from spfemu.mm.flags import VmFault
-from spfemu.mm.flags import FaultFlag
+from spfemu.mm.flags import FaultFlag, VmFault
 from spfemu.mm.irq import local_irq_disable, local_irq_enable
 from spfemu.mm.memory import access_error, handle_pte_fault, pte_map_lock_nonspec
 from spfemu.mm.mmap_lock import mmap_seq_read_check, mmap_seq_read_start
