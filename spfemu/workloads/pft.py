@@ -3,11 +3,12 @@
 
 After SGI's page fault test (pft), which maps once and faults once; here each round ends with
 madvise(MADV_DONTNEED) of the worker's own part, so that it can be repeated.  `size` is one part:
-1 MiB, which stays in a core's second-level cache, so that workers share no memory bandwidth.
+1 MiB, which stays in a core's second-level cache, so that workers share no memory bandwidth.  Parts
+begin at multiples of 2 MiB: workers share the mapping but no page table, hence no page-table lock.
 """
 
 from spfemu.kernel import kernel
-from spfemu.mm.flags import Madv
+from spfemu.mm.flags import PMD_SIZE, Madv
 from spfemu.mm.syscalls import sys_madvise
 from spfemu.primitives import load, store
 from spfemu.workloads.common import map_anonymous, write_pages
@@ -32,20 +33,26 @@ def workload_setup(cpu: int) -> int:
     """Map all parts if this is the first worker of the mm, else take the mapping it made."""
     leader = load(cpu + Param.LEADER)
     if leader == cpu:
-        area = map_anonymous(cpu, load(cpu + Param.SIZE) * load(cpu + Param.WORKERS))
+        area = map_anonymous(cpu, part_stride(cpu) * load(cpu + Param.WORKERS) + PMD_SIZE)
         if area < 0:
             return area
-        store(cpu + State.AREA, area)
+        store(cpu + State.AREA, (area + PMD_SIZE - 1) & -PMD_SIZE)
     else:
         store(cpu + State.AREA, load(leader + State.AREA))
     return 0
 
 
 @kernel
+def part_stride(cpu: int) -> int:
+    """Return the distance between parts, in whole page tables."""
+    return (load(cpu + Param.SIZE) + PMD_SIZE - 1) & -PMD_SIZE
+
+
+@kernel
 def workload_op(cpu: int) -> int:
     """Write to every page of the own part and drop it again."""
     size = load(cpu + Param.SIZE)
-    part = load(cpu + State.AREA) + load(cpu + Param.WORKER) * size
+    part = load(cpu + State.AREA) + load(cpu + Param.WORKER) * part_stride(cpu)
     result = write_pages(cpu, part, part + size)
     if result < 0:
         return result
