@@ -168,8 +168,10 @@ def test_fault_overhead_is_spun(quick, monkeypatch):
 
     monkeypatch.setattr(run.Workers, "_prepare", note)
     run.measure(quick("page_fault1", size=1 << 16, fault_overhead_ns=500.0))
-    ((cycles, rate),) = seen
-    assert cycles == [round(500e-9 * rate)]
+    # a sample during which the machine was disturbed is taken again
+    assert seen
+    for cycles, rate in seen:
+        assert cycles == [round(500e-9 * rate)]
 
 
 def test_segments_are_used_again(quick):
