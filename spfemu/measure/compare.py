@@ -408,8 +408,9 @@ def _side(operand: results.Operand) -> str:
 def finding(ratios: Sequence[results.Ratio]) -> str:
     """Say in one sentence what the ratios show.
 
-    First how each kind scales to the most workers, then who is ahead there.  An interval that
-    contains 1 shows no difference, and what is inconclusive is called so.
+    First how each kind scales to the most workers, then which protocol is ahead there.  An
+    interval that contains 1 shows no difference, and what is inconclusive is called so; the
+    reasons stand beside the ratios.
     """
     if not ratios:
         return "Nothing was compared."
@@ -418,6 +419,8 @@ def finding(ratios: Sequence[results.Ratio]) -> str:
     what = "faults" if ratios[0].quantity == "faults_per_second" else "operations"
     scaling = [r for r in ratios if r.numerator.workers == most != r.denominator.workers]
     beside = [r for r in ratios if r.numerator.workers == r.denominator.workers == most]
+    protocols = [r for r in beside if "host" not in (r.numerator.target, r.denominator.target)]
+    beside = protocols or beside
     parts = []
     if scaling:
         each = ", ".join(f"{_figure(r)} {_where(r.numerator)}" for r in scaling)
@@ -428,10 +431,6 @@ def finding(ratios: Sequence[results.Ratio]) -> str:
             for r in beside
         )
         parts.append(f"with {most} worker{'' if most == 1 else 's'}, {each}")
-    parts.extend(
-        f"inconclusive because {reason}"
-        for reason in dict.fromkeys(r.inconclusive for r in (*scaling, *beside) if r.inconclusive)
-    )
     text = "; ".join(parts) + "."
     return text[0].upper() + text[1:]
 
