@@ -43,6 +43,7 @@ from spfemu.events import Event
 from spfemu.kernel import kernel, slowpath
 from spfemu.layout import CPU, PAGE, RCU_QUEUE, SYSTEM, VMA
 from spfemu.mm.bug import Bug, vm_bug_on
+from spfemu.mm.config import CONFIG_DEBUG_VM
 from spfemu.mm.irq import CpuState, cpu_relax_poll
 from spfemu.mm.vmstat import count_vm_event
 from spfemu.primitives import (
@@ -68,19 +69,21 @@ RCU_QHIMARK = 1000
 
 @kernel
 def rcu_read_lock(cpu: int) -> None:
-    """Enter a read-side section; nests.  Costs a count on the CPU's own line and no fence."""
-    store(cpu + CPU.rcu_nesting, load(cpu + CPU.rcu_nesting) + 1)
+    """Enter a read-side section; nests.  Costs nothing in measured builds, as in the kernel.
+
+    The count is for assertions only: what orders a section is the report in rcu_report_qs.
+    """
+    if CONFIG_DEBUG_VM:
+        store(cpu + CPU.rcu_nesting, load(cpu + CPU.rcu_nesting) + 1)
 
 
 @kernel
 def rcu_read_unlock(cpu: int) -> None:
-    """Leave a read-side section.
-
-    The count is for assertions only: what orders the section is the report in rcu_report_qs.
-    """
-    nesting = load(cpu + CPU.rcu_nesting)
-    vm_bug_on(nesting <= 0, Bug.RCU_UNBALANCED)
-    store(cpu + CPU.rcu_nesting, nesting - 1)
+    """Leave a read-side section."""
+    if CONFIG_DEBUG_VM:
+        nesting = load(cpu + CPU.rcu_nesting)
+        vm_bug_on(nesting <= 0, Bug.RCU_UNBALANCED)
+        store(cpu + CPU.rcu_nesting, nesting - 1)
 
 
 @kernel
