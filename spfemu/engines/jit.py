@@ -88,7 +88,7 @@ class Compiled:
         compiler = Compiler(program, stepped=stepped, triple=machine.triple)
         assembly = compiler.emit()
         self.sites: list[Site] = compiler.sites
-        level = 1 if stepped else 2
+        level = 1 if stepped else 3
         image, self.from_cache = self._object(assembly, machine, level)
         # all symbols of the shim are defined before the object is linked: a missing one would
         # otherwise end the process at its first call
