@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: MIT
+"""How the emulated kernel is looked at.  Nobody else runs, so no lock is taken."""
+
+from spfemu.events import Event
+from spfemu.fidelity.channel import VM_PRIVATE, Channel
+from spfemu.fidelity.interpreter import list_is_full, put_entry, skip_foreign
+from spfemu.kernel import kernel
+from spfemu.layout import CPU, MM, PAGE_SHIFT, VMA, WORD
+from spfemu.mm.flags import PTE_ADDR_MASK, Errno, Vm
+from spfemu.mm.mmap import vma_map
+from spfemu.mm.pgtable import find_pmd, pte_offset, pte_present
+from spfemu.mm.sched import cond_resched
+from spfemu.mm.vma import VM_ACCESS_FLAGS, find_vma_links
+from spfemu.primitives import copy_page, load, read_once, store
+
+FOREIGN_FLAGS = int(Vm.SHARED)
+"""Foreign mappings: shared, so that no mapping of a program is merged with them."""
+
+
+@kernel
+def map_foreign(cpu: int, start: int, end: int) -> int:
+    """Occupy a range as the host's process does, before any program runs; 0 or -ENOMEM."""
+    mm = load(cpu + CPU.mm)
+    overlaps, prev = find_vma_links(mm, start, end)
+    if overlaps:
+        return -Errno.EEXIST
+    return vma_map(cpu, mm, prev, start, end, FOREIGN_FLAGS)
+
+
+@kernel
+def operation_done(cpu: int) -> None:
+    """Let grace periods end."""
+    cond_resched(cpu)
+
+
+@kernel
+def minor_faults(cpu: int, channel: int) -> int:
+    """Return how many faults were handled: those that end in a signal are not counted."""
+    events = cpu + CPU.event
+    failed = load(events + Event.FAULT_SIGSEGV_MAPERR * WORD)
+    failed += load(events + Event.FAULT_SIGSEGV_ACCERR * WORD)
+    failed += load(events + Event.FAULT_OOM * WORD)
+    return load(events + Event.PGFAULT * WORD) - failed
+
+
+@kernel
+def read_map(cpu: int, channel: int, vmas: int) -> int:
+    """List the program's VMAs in order of address; returns the address behind the list."""
+    at = vmas
+    foreign = channel + Channel.FOREIGN
+    vma = load(load(channel + Channel.MM) + MM.mmap)
+    while vma != 0 and not list_is_full(vmas, at):
+        end = load(vma + VMA.vm_end)
+        foreign = skip_foreign(foreign, end)
+        if load(foreign) != end:
+            flags = load(vma + VMA.vm_flags)
+            rights = flags & VM_ACCESS_FLAGS
+            if (flags & Vm.SHARED) == 0:
+                rights = rights | VM_PRIVATE
+            at = put_entry(at, load(vma + VMA.vm_start), end, rights)
+        vma = load(vma + VMA.vm_next)
+    return at
+
+
+@kernel
+def find_pte(channel: int, address: int) -> int:
+    """Return the page-table entry of `address`, 0 if there is none."""
+    slot = find_pmd(load(channel + Channel.MM), address)
+    if slot == 0:
+        return 0
+    pmd = read_once(slot)
+    return 0 if pmd == 0 else read_once(pte_offset(pmd, address))
+
+
+@kernel
+def read_presence(cpu: int, channel: int, start: int, pages: int) -> None:
+    """Say for each page of a window whether a frame is mapped there."""
+    for i in range(pages):
+        present = pte_present(find_pte(channel, start + (i << PAGE_SHIFT)))
+        store(channel + Channel.PRESENCE + i * WORD, present)
+
+
+@kernel
+def copy_present_page(cpu: int, channel: int, address: int, rights: int) -> None:
+    """Copy a present page to the channel."""
+    copy_page(channel + Channel.PAGE, find_pte(channel, address) & PTE_ADDR_MASK)
