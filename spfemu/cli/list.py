@@ -9,6 +9,7 @@ from spfemu.cli import types
 
 SCHEMA = "spfemu-list-1"
 KINDS = ("workloads", "protocols", "engines", "counters")
+STEPPED = "a scheduler chooses who runs next: for scripts of interleavings in Python, not for `run`"
 
 
 @click.command("list", short_help="Name workloads, protocols, engines and counters.")
@@ -36,7 +37,7 @@ def _everything() -> dict[str, dict[str, str]]:
     return {
         "workloads": build.list_workloads(),
         "protocols": build.list_protocols(),
-        "engines": dict(build.ENGINES),
+        "engines": {**build.ENGINES, "stepped": STEPPED},
         "counters": dict(COUNTERS),
     }
 
