@@ -3,7 +3,8 @@
 
 The SPF names and their sites are those of the patch set (v2, include/linux/vm_event_item.h);
 names marked *own* were added.  The ``SPF_ABORT_*`` always add up to ``SPF_ABORT``: the paths on
-which the patch set aborts without a reason are not reachable here.
+which the patch set aborts without a reason are not reachable here.  The VMA_LOCK names are those of
+Linux 6.4.
 """
 
 from __future__ import annotations
@@ -76,6 +77,23 @@ class Event(IntEnum):
     ZONE_REFILL = 72
     ZONE_DRAIN = 73
 
+    VMA_LOCK_ATTEMPT = 80  # own: faults tried under a VMA's lock
+    VMA_LOCK_SUCCESS = 81
+    VMA_LOCK_ABORT = 82
+    VMA_LOCK_RETRY = 83
+    VMA_LOCK_MISS = 84
+    VMA_LOCK_ABORT_UNMAPPED = 85  # own, as all reasons: the lookup found nothing
+    VMA_LOCK_ABORT_NOT_ANON = 86  # not anonymous memory
+    VMA_LOCK_ABORT_SEQ = 87  # a writer has it locked
+    VMA_LOCK_ABORT_BUSY = 88  # a writer waits for its readers
+    VMA_LOCK_ABORT_SEQ_RECHECK = 89  # a writer locked it after the first look
+    VMA_LOCK_ABORT_MM = 90  # it belongs to another process by now
+    VMA_LOCK_ABORT_RANGE = 91  # it does not cover the address
+    VMA_LOCK_ABORT_ANON_VMA = 92  # no anon_vma yet
+    VMA_LOCK_ACCESS_ERROR = 93  # own: access not allowed, left to the locked path
+
 
 ABORT_REASONS = tuple(e for e in Event if e.name.startswith("SPF_ABORT_"))
 """Their counts add up to ``Event.SPF_ABORT``."""
+VMA_LOCK_ABORT_REASONS = tuple(e for e in Event if e.name.startswith("VMA_LOCK_ABORT_"))
+"""Their counts add up to ``Event.VMA_LOCK_ABORT``."""

@@ -143,7 +143,11 @@ class OSQ_NODE(Struct):
 
 
 class VMA(Struct, pad_to_line=True):
-    """vm_area_struct (Linux 5.12); 24 words, what the speculative fault copies whole.
+    """vm_area_struct (Linux 5.12); a speculative fault copies the words before `slab_state`.
+
+    The words from `vm_lock_seq` on belong to protocols that lock or count single VMAs.  The 6.4
+    kernel keeps `vm_lock_seq` and `detached` beside `vm_flags`; here they come after what is
+    copied, so that the copy costs the same under every protocol.
 
     After ``vm_area_free`` has queued the VMA, its RCU callback links overlay the first words,
     as in the patch set: a late reader sees garbage there.
@@ -167,6 +171,15 @@ class VMA(Struct, pad_to_line=True):
     vm_file = word("0: no file", lock="mmap_lock")
     slab_state = word("0 free, 1 in use, 2 waiting for a grace period", lock="owner")
     generation = word("counted up each time the slab slot is handed out", lock="owner")
+    vm_lock_seq = word("mm_lock_seq of the last writer that locked it", lock="mmap_lock")
+    detached = word("1 once it has left the tree", lock="mmap_lock")
+    vm_sequence = word("odd while a writer changes this VMA", lock="mmap_lock")
+    vm_ref_count = word("1 while in use, plus speculative faults inside", lock="atomic")
+
+    # 6.4 allocates its lock apart from the VMA, 6.15 aligns vm_refcnt: either has its own line.
+    vm_lock = embed(RWSEM, "lock of this VMA (6.4)", line=True)
+    vm_refcnt = word("0 detached, else 1 plus readers, see vma_refcount.py (6.15)", lock="atomic")
+    fault_count = word("faults inside, for protocol spf-counted", lock="atomic")
 
 
 class VMF(Struct):
@@ -180,7 +193,8 @@ class VMF(Struct):
     pte = word("address of the pte, or 0", lock="owner")
     orig_pte = word("pte as the walk read it", lock="owner")
     ptl = word("address of the page-table lock once held", lock="owner")
-    seq = word("mmap_seq as read at the start of a speculative fault", lock="owner")
+    seq = word("sequence count as read at the start of a speculative fault", lock="owner")
+    orig_vma = word("the VMA that `vma` is a copy of, for who needs it again", lock="owner")
 
 
 class GATHER(Struct):
@@ -254,6 +268,11 @@ class MM(Struct, pad_to_line=True):
     mmap_seq = word("odd while an mmap writer is inside", lock="mmap_lock for writing")
 
     mmap_seq_own = word("mmap_seq when it has a line of its own", lock="mmap_lock", line=True)
+
+    # On the line behind that of the mmap lock, as in 6.4 with its larger lock.
+    mm_lock_seq = word("counted up to unlock all VMAs", lock="mmap_lock for writing", line=True)
+    vma_writer_wait = word("futex word: a VMA's last reader has left", lock="atomic")
+    mm_seq = word("odd while the VMA tree changes, for protocol spf-vma", lock="mmap_lock")
 
     rss_anon = word("anonymous pages mapped, as far as synced", lock="atomic", line=True)
     tlb_gen = word("counted up before each TLB flush", lock="atomic", line=True)

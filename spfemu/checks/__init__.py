@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from spfemu.checks.cpus import check_counters, check_cpus, check_rcu_queues, check_tlbs
 from spfemu.checks.frames import check_frames
-from spfemu.checks.locks import check_locks
+from spfemu.checks.locks import check_locks, check_vma_locks
 from spfemu.checks.state import State
 from spfemu.checks.tables import check_entries, check_tables
 from spfemu.checks.vmas import check_anon_vmas, check_vma_slab, check_vmas
@@ -36,6 +36,7 @@ def check_segment(segment: Segment) -> list[str]:
         check_tables(state, mm)
         check_entries(state, mm)
     check_vma_slab(state)
+    check_vma_locks(state)
     check_anon_vmas(state)
     check_frames(state)
     check_tlbs(state)

@@ -7,7 +7,7 @@ import numpy as np
 
 from spfemu.checks.findings import ASTRAY, Words
 from spfemu.checks.state import State
-from spfemu.events import ABORT_REASONS, Event
+from spfemu.events import ABORT_REASONS, VMA_LOCK_ABORT_REASONS, Event
 from spfemu.layout import GATHER, PAGE_SHIFT, RCU_QUEUE, WORD, Struct
 from spfemu.mm.flags import PMD_SHIFT, PTE_ADDR_MASK, Pte
 from spfemu.mm.irq import TLB_GENERATION, CpuState
@@ -30,6 +30,13 @@ FAULT_ENDS = (
     Event.FAULT_OOM,
 )
 """A fault ends in at most one of these."""
+VMA_LOCK_ENDS = (
+    Event.VMA_LOCK_SUCCESS,
+    Event.VMA_LOCK_ABORT,
+    Event.VMA_LOCK_RETRY,
+    Event.VMA_LOCK_ACCESS_ERROR,
+)
+"""An attempt under a VMA's lock ends in one of these."""
 CALLS = (
     Event.CALL_MMAP,
     Event.CALL_MUNMAP,
@@ -41,6 +48,8 @@ Sums = tuple[tuple[tuple[Event, ...], tuple[Event, ...]], ...]
 EQUAL_SUMS: Sums = (
     ((Event.PGFAULT,), (Event.FAULT_READ, Event.FAULT_WRITE)),
     ((Event.SPF_ABORT,), ABORT_REASONS),
+    ((Event.VMA_LOCK_ATTEMPT,), VMA_LOCK_ENDS),
+    ((Event.VMA_LOCK_ABORT,), VMA_LOCK_ABORT_REASONS),
 )
 """Pairs of counters with equal sums."""
 BOUNDED_SUMS: Sums = (

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""Every lock is free, and the sequence counts are even."""
+"""Every lock is free, the sequence counts are even, and the references are those of the tree."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from spfemu.checks.findings import Words
 from spfemu.checks.state import State
-from spfemu.layout import MM, RWSEM
+from spfemu.layout import MM, RWSEM, VMA
 from spfemu.mm.rwsem import RWSEM_READER_OWNED
 
 GLOBAL_LOCKS = ("zone_lock", "vma_lock", "anon_vma_lock")
@@ -28,7 +29,7 @@ def check_locks(state: State) -> None:
         _check_spinlock(
             state, f"page_table_lock of mm {mm}", int(segment.mms["page_table_lock"][mm])
         )
-        _check_mmap_lock(state, mm)
+        _check_rwsem(state, f"mmap_lock of mm {mm}", state.mm_slots.address(mm) + MM.mmap_lock)
         _check_mmap_seq(state, mm)
 
 
@@ -41,12 +42,10 @@ def _check_spinlock(state: State, name: str, word: int) -> None:
         state.findings.add(f"{name} is held by {_holder(word)}")
 
 
-def _check_mmap_lock(state: State, mm: int) -> None:
-    """Check the rwsem; a reader's name may stay in its owner word."""
+def _check_rwsem(state: State, name: str, at: int) -> None:
+    """Check the rwsem at an address; a reader's name may stay in its owner word."""
     add = state.findings.add
-    at = state.mm_slots.address(mm) + MM.mmap_lock
     word = state.segment.word
-    name = f"mmap_lock of mm {mm}"
     count, owner = word(at + RWSEM.count), word(at + RWSEM.owner)
     if count != 0:
         add(f"{name} is not free: its count is {count:#x}")
@@ -67,3 +66,49 @@ def _check_mmap_seq(state: State, mm: int) -> None:
             state.findings.add(f"{name} of mm {mm} is odd ({value}): a writer never left")
     if all(values.values()):
         state.findings.add(f"mm {mm} counts in both mmap_seq and mmap_seq_own: {values}")
+    if int(state.segment.mms["mm_seq"][mm]) & 1:
+        state.findings.add(f"mm_seq of mm {mm} is odd: a change of the tree never ended")
+
+
+def check_vma_locks(state: State) -> None:
+    """Check what single VMAs have for the protocols that lock or count them.
+
+    Needs `State.vmas`.  A kernel that does not use a word leaves it 0 in all of them.
+    """
+    vmas, slots = state.segment.vmas, state.vma_slots
+    for index in np.flatnonzero(vmas["vm_lock"].any(axis=1)).tolist():
+        at = slots.address(index) + VMA.vm_lock
+        _check_rwsem(state, f"vm_lock of {slots.describe(index)}", at)
+    state.findings.each(
+        np.flatnonzero(vmas["vm_sequence"] & 1),
+        lambda i: f"vm_sequence of {slots.describe(i)} is odd ({vmas['vm_sequence'][i]})",
+    )
+    linked = np.zeros(slots.count, np.int64)
+    for mm, members in state.vmas.items():
+        linked[members] = 1
+        _check_attached(state, mm, members)
+    _check_count(state, "fault_count", 0 * linked)
+    for name in ("vm_refcnt", "vm_ref_count"):
+        # one reference each, or none if this kernel does not count them
+        _check_count(state, name, linked * bool(vmas[name].any()))
+
+
+def _check_count(state: State, name: str, expected: Words) -> None:
+    found = state.segment.vmas[name]
+    state.findings.each(
+        np.flatnonzero(found != expected),
+        lambda i: f"{name} of {state.vma_slots.describe(i)} is {found[i]} instead of {expected[i]}",
+    )
+
+
+def _check_attached(state: State, mm: int, members: Words) -> None:
+    """Check that the VMAs of an mm are not detached, and not locked for writing."""
+    vmas, seq = state.segment.vmas[members], int(state.segment.mms["mm_lock_seq"][mm])
+    state.findings.each(
+        members[vmas["detached"] != 0],
+        lambda i: f"mm {mm}: {state.describe_vma(i)} is still marked as detached",
+    )
+    state.findings.each(
+        members[vmas["vm_lock_seq"] >= max(seq, 1)],  # mm_lock_seq is 0 where it is not used
+        lambda i: f"mm {mm}: {state.describe_vma(i)} is still locked for writing",
+    )

@@ -19,6 +19,7 @@ from spfemu.engines.native import NativeEngine
 from spfemu.engines.plain import PlainEngine
 from spfemu.engines.source import KernelFunction, KernelSourceError, Program, functions_of, link
 from spfemu.errors import UsageError
+from spfemu.protocols import protocol_functions
 from spfemu.workloads.parameters import Needs, Parameters
 
 ENTRY_POINTS = ("worker_setup", "worker_loop", "worker_exit")
@@ -125,13 +126,11 @@ def compose(
     UsageError for a name that is not known, KernelSourceError for an override that cannot be used.
     """
     choose("target", target, TARGETS)
-    known = protocols()
+    choose("protocol", protocol, protocols())
     kernel_modules = list(_modules(spfemu.mm).values())
     common = importlib.import_module("spfemu.workloads.common")
     no_writers = importlib.import_module("spfemu.workloads.no_writers")
     modules = [
-        *kernel_modules,
-        known[choose("protocol", protocol, known)],
         common,
         no_writers,
         workload(workload_name).module,
@@ -139,7 +138,8 @@ def compose(
     if target == "host":
         modules.append(importlib.import_module("spfemu.host.calls"))
     measured = {"CONFIG_DEBUG_VM": 0, **(config or {})}
-    program = link([functions_of(m) for m in modules], measured, overrides)
+    kernel = [*map(functions_of, kernel_modules), protocol_functions(protocol)]
+    program = link([*kernel, *map(functions_of, modules)], measured, overrides)
     return reachable(program, ENTRY_POINTS)
 
 

@@ -71,6 +71,7 @@ class FaultFlag(IntFlag):
     USER = 0x40
     INSTRUCTION = 0x100
     SPECULATIVE = 0x400
+    VMA_LOCK = 0x1000
 
 
 class VmFault(IntFlag):

@@ -28,6 +28,12 @@ from spfemu.mm.vma import (
     vma_merge,
     vma_pages,
 )
+from spfemu.mm.vma_write import (
+    vma_mark_attached,
+    vma_start_write,
+    vmas_mark_detached,
+    vmas_start_write,
+)
 from spfemu.mm.zap import unmap_region
 from spfemu.primitives import load, store
 
@@ -261,6 +267,9 @@ def vma_map(cpu: int, mm: int, prev: int, addr: int, end: int, vm_flags: int) ->
         store(vma + VMA.vm_flags, vm_flags)
         store(vma + VMA.vm_page_prot, vm_get_page_prot(vm_flags))
         store(vma + VMA.vm_pgoff, pgoff)
+        # it may change again after it can be found (6.4.1, vma_link)
+        vma_start_write(cpu, vma)
+        vma_mark_attached(cpu, vma)
         vma_link(mm, vma, prev)
     store(mm + MM.total_vm, load(mm + MM.total_vm) + ((end - addr) >> PAGE_SHIFT))
     return 0
@@ -310,7 +319,9 @@ def unmap_vmas(cpu: int, mm: int, vma: int, prev: int, end: int, downgrade: int)
     Once they are detached and the lock is a read lock, faults go on elsewhere in the mm; none can
     reach the detached VMAs, except a speculative one that the sequence count will stop.
     """
+    vmas_start_write(cpu, vma, end)
     following = detach_vmas_to_be_unmapped(mm, vma, prev, end)
+    vmas_mark_detached(cpu, vma)
     prev_end = load(prev + VMA.vm_end) if prev != 0 else 0
     next_start = load(following + VMA.vm_start) if following != 0 else 0
     if downgrade:

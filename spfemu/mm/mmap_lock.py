@@ -27,6 +27,7 @@ from spfemu.mm.rwsem import (
     up_read,
     up_write,
 )
+from spfemu.mm.vma_write import vma_end_write_all
 from spfemu.mm.vmstat import count_vm_event
 from spfemu.primitives import read_once, smp_rmb, smp_wmb, store, write_once
 
@@ -151,6 +152,7 @@ def mmap_write_trylock(cpu: int, mm: int) -> int:
 @kernel
 def mmap_write_unlock(cpu: int, mm: int) -> None:
     """Release a lock held for writing."""
+    vma_end_write_all(cpu, mm)
     mmap_seq_write_leave(mm)
     store(cpu + CPU.mmap_lock_held, 0)
     up_write(cpu, mm + MM.mmap_lock)
@@ -159,6 +161,7 @@ def mmap_write_unlock(cpu: int, mm: int) -> None:
 @kernel
 def mmap_write_downgrade(cpu: int, mm: int) -> None:
     """Go on under the lock for reading: speculation is allowed again from here."""
+    vma_end_write_all(cpu, mm)
     mmap_seq_write_leave(mm)
     store(cpu + CPU.mmap_lock_held, HELD_READ)
     downgrade_write(cpu, mm + MM.mmap_lock)

@@ -14,6 +14,7 @@ from spfemu.mm.vma import (
     vm_get_page_prot,
     vma_merge,
 )
+from spfemu.mm.vma_write import vm_write_begin, vm_write_end, vma_start_write
 from spfemu.mm.zap import change_protection
 from spfemu.primitives import load, write_once
 
@@ -49,9 +50,12 @@ def mprotect_fixup(
         error = mprotect_split(cpu, mm, vma, start, end)
         if error != 0:
             return error, 0
+    vma_start_write(cpu, vma)
+    vm_write_begin(vma)
     write_once(vma + VMA.vm_flags, vm_flags)
     write_once(vma + VMA.vm_page_prot, vm_get_page_prot(vm_flags))
     change_protection(cpu, vma, start, end)
+    vm_write_end(vma)
     return 0, vma
 
 

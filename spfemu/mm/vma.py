@@ -24,6 +24,16 @@ from spfemu.mm.rcu import call_rcu, rcu_barrier
 from spfemu.mm.rmap import anon_vma_clone, unlink_anon_vmas
 from spfemu.mm.spinlock import spin_lock, spin_unlock
 from spfemu.mm.versions import ANON_VMA_EITHER_WAY
+from spfemu.mm.vma_write import (
+    mm_write_seqlock,
+    mm_write_sequnlock,
+    vm_write_begin,
+    vm_write_end,
+    vma_lock_init,
+    vma_mark_attached,
+    vma_mark_detached,
+    vma_start_write,
+)
 from spfemu.mm.vmstat import count_vm_event
 from spfemu.primitives import (
     load,
@@ -88,6 +98,7 @@ def vm_area_alloc(cpu: int, mm: int) -> int:
     for i in range(VMA.slab_state // WORD):
         store(vma + i * WORD, 0)
     store(vma + VMA.vm_mm, mm)
+    vma_lock_init(cpu, vma)
     return vma
 
 
@@ -352,12 +363,14 @@ def vma_link(mm: int, vma: int, prev: int) -> None:
     elif following == 0:
         link = root
     vma_link_list(mm, vma, prev, following)
+    mm_write_seqlock(mm)
     # the gap of the next VMA has become smaller: everything is to be up to date when
     # the tree is rotated
     vma_gap_update(following)
     rb_link_node(vma, parent, link)
     vma_gap_update(vma)
     rb_insert_color(root, vma)
+    mm_write_sequnlock(mm)
     store(mm + MM.map_count, load(mm + MM.map_count) + 1)
 
 
@@ -400,11 +413,13 @@ def detach_vmas_to_be_unmapped(mm: int, vma: int, prev: int, end: int) -> int:
     root = mm + MM.mm_rb
     last = vma
     detached = 0
+    mm_write_seqlock(mm)
     while vma != 0 and load(vma + VMA.vm_start) < end:
         rb_erase(root, vma)
         detached += 1
         last = vma
         vma = load(vma + VMA.vm_next)
+    mm_write_sequnlock(mm)
     vma_unlink_list(mm, prev, vma)
     write_once(last + VMA.vm_next, 0)
     store(mm + MM.map_count, load(mm + MM.map_count) - detached)
@@ -414,12 +429,18 @@ def detach_vmas_to_be_unmapped(mm: int, vma: int, prev: int, end: int) -> int:
 
 @kernel
 def vma_remove(cpu: int, mm: int, vma: int) -> None:
-    """Unlink and free a VMA whose range another one takes over (__vma_adjust, remove_next)."""
+    """Unlink and free a VMA whose range another one takes over (__vma_adjust, remove_next).
+
+    It is locked for writing, because its range no longer has a VMA when it leaves the tree.
+    """
     prev = load(vma + VMA.vm_prev)
     following = load(vma + VMA.vm_next)
+    mm_write_seqlock(mm)
     rb_erase(mm + MM.mm_rb, vma)
+    mm_write_sequnlock(mm)
     vma_unlink_list(mm, prev, following)
     vmacache_invalidate(mm)
+    vma_mark_detached(cpu, vma)
     store(mm + MM.map_count, load(mm + MM.map_count) - 1)
     unlink_anon_vmas(cpu, vma)
     vm_area_free(cpu, vma)
@@ -457,8 +478,12 @@ def vma_expand_up(mm: int, vma: int, end: int) -> None:
 @kernel
 def vma_shift_boundary(lower: int, upper: int, addr: int) -> None:
     """Move the boundary between two VMAs that touch; there is no gap before or after."""
+    vm_write_begin(lower)
+    vm_write_begin(upper)
     write_once(lower + VMA.vm_end, addr)
     vma_set_start(upper, addr)
+    vm_write_end(upper)
+    vm_write_end(lower)
 
 
 @kernel
@@ -467,15 +492,20 @@ def __split_vma(cpu: int, mm: int, vma: int, addr: int, new_below: int) -> int:
     new = vm_area_dup(cpu, vma)
     if new == 0:
         return -Errno.ENOMEM
+    vma_start_write(cpu, vma)
     anon_vma_clone(new, vma)
+    vm_write_begin(vma)
     if new_below:
         store(new + VMA.vm_end, addr)
         vma_set_start(vma, addr)
+        vma_mark_attached(cpu, new)
         vma_link(mm, new, load(vma + VMA.vm_prev))
     else:
         vma_set_start(new, addr)
         write_once(vma + VMA.vm_end, addr)
+        vma_mark_attached(cpu, new)
         vma_link(mm, new, vma)
+    vm_write_end(vma)
     count_vm_event(cpu, Event.VMA_SPLIT)
     return 0
 
@@ -571,7 +601,16 @@ def anon_vma_inherit(dst: int, src: int) -> None:
 def vma_merge_after(
     cpu: int, mm: int, prev: int, area: int, upper: int, end: int, merge_upper: int
 ) -> None:
-    """Expand `prev` to `end`, and over `upper` too if `merge_upper`: cases 1, 2, 5, 6 and 7."""
+    """Expand `prev` to `end`, and over `upper` too if `merge_upper`: cases 1, 2, 5, 6 and 7.
+
+    All that is changed or removed is locked for writing first: a fault that holds one of them
+    must not meet the anon_vma of another before it is known to stay.
+    """
+    vma_start_write(cpu, prev)
+    if area != upper or (area != 0 and load(area + VMA.vm_start) < end):
+        vma_start_write(cpu, area)
+    if merge_upper:
+        vma_start_write(cpu, upper)
     if area != upper:
         anon_vma_inherit(prev, area)
         vma_remove(cpu, mm, area)  # cases 6, 7
@@ -583,12 +622,19 @@ def vma_merge_after(
         anon_vma_inherit(prev, upper)
         end = load(upper + VMA.vm_end)
         vma_remove(cpu, mm, upper)  # cases 1, 6
+    vm_write_begin(prev)
     vma_expand_up(mm, prev, end)
+    vm_write_end(prev)
 
 
 @kernel
 def vma_merge_before(cpu: int, mm: int, prev: int, area: int, upper: int, addr: int) -> None:
     """Expand `upper` down to `addr`: cases 3, 4 and 8."""
+    vma_start_write(cpu, upper)
+    if prev != 0 and load(prev + VMA.vm_end) > addr:
+        vma_start_write(cpu, prev)
+    if area != upper:
+        vma_start_write(cpu, area)
     if prev != 0 and load(prev + VMA.vm_end) > addr:
         anon_vma_inherit(upper, prev)
         vma_shift_boundary(prev, upper, addr)  # case 4
@@ -596,4 +642,6 @@ def vma_merge_before(cpu: int, mm: int, prev: int, area: int, upper: int, addr: 
     if area != upper:
         anon_vma_inherit(upper, area)
         vma_remove(cpu, mm, area)  # case 8
+    vm_write_begin(upper)
     vma_expand_down(upper, addr)
+    vm_write_end(upper)

@@ -8,6 +8,7 @@ from spfemu.events import Event
 from spfemu.layout import CPU, GATHER, MM, PAGE, PAGE_SIZE, RCU_QUEUE, RWSEM, WORD
 from spfemu.mm.flags import Pte
 from spfemu.mm.irq import CpuState
+from spfemu.mm.vma import SlabState
 
 corruptions = Corruptions()
 
@@ -77,6 +78,74 @@ def mmap_seq_odd(good: GoodSegment) -> None:
 @corruptions.reports("^mm 0 counts in both mmap_seq and mmap_seq_own")
 def both_sequence_counts(good: GoodSegment) -> None:
     good.segment.mms["mmap_seq_own"][0] = 2
+
+
+def _first_vma(good: GoodSegment) -> int:
+    """Index of the VMA of the first area of mm 0."""
+    return good.vma_index(area(0))
+
+
+# Locks and counts of single VMAs
+
+
+@corruptions.reports("^vm_lock of VMA slot .* is not free: its count is 0x100$")
+def vma_lock_read_held(good: GoodSegment) -> None:
+    good.segment.vmas["vm_lock"][5, RWSEM.count // WORD] = 0x100
+
+
+@corruptions.reports("^vm_lock of VMA slot .* still has a waiter, 0x")
+def vma_lock_awaited(good: GoodSegment) -> None:
+    good.segment.vmas["vm_lock"][5, RWSEM.wait_head // WORD] = good.segment.cpu(1) + CPU.waiter
+
+
+@corruptions.reports(r"^vm_sequence of VMA slot 5 .* is odd \(3\)$")
+def vma_sequence_odd(good: GoodSegment) -> None:
+    good.segment.vmas["vm_sequence"][5] = 3
+
+
+@corruptions.reports("^mm_seq of mm 1 is odd: a change of the tree never ended$")
+def tree_sequence_odd(good: GoodSegment) -> None:
+    good.segment.mms["mm_seq"][1] = 1
+
+
+@corruptions.reports(r"^fault_count of VMA slot 5 .* is -1 instead of 0$")
+def fault_not_counted_down(good: GoodSegment) -> None:
+    good.segment.vmas["fault_count"][5] = -1
+
+
+def _attach(good: GoodSegment, name: str) -> None:
+    """Count references as a kernel does that has them."""
+    vmas = good.segment.vmas
+    vmas[name] = vmas["slab_state"] == SlabState.IN_USE
+
+
+@corruptions.reports("^vm_refcnt of VMA slot .* is 2 instead of 1$")
+def reader_never_left(good: GoodSegment) -> None:
+    _attach(good, "vm_refcnt")
+    good.segment.vmas["vm_refcnt"][_first_vma(good)] = 2
+
+
+@corruptions.reports("^vm_ref_count of VMA slot .* is 0 instead of 1$")
+def reference_put_twice(good: GoodSegment) -> None:
+    _attach(good, "vm_ref_count")
+    good.segment.vmas["vm_ref_count"][_first_vma(good)] = 0
+
+
+@corruptions.reports("^vm_refcnt of VMA slot .* is 1 instead of 0$")
+def free_vma_attached(good: GoodSegment) -> None:
+    _attach(good, "vm_refcnt")
+    good.segment.vmas["vm_refcnt"][-1] = 1
+
+
+@corruptions.reports(r"^mm 0: VMA \[.* is still marked as detached$")
+def linked_vma_detached(good: GoodSegment) -> None:
+    good.segment.vmas["detached"][_first_vma(good)] = 1
+
+
+@corruptions.reports(r"^mm 0: VMA \[.* is still locked for writing$")
+def vma_never_unlocked(good: GoodSegment) -> None:
+    good.segment.mms["mm_lock_seq"][0] = 7
+    good.segment.vmas["vm_lock_seq"][_first_vma(good)] = 7
 
 
 # CPUs
@@ -162,6 +231,16 @@ def fault_without_kind(good: GoodSegment) -> None:
 @corruptions.reports("^CPU 2: TLB_MISS is negative")
 def negative_count(good: GoodSegment) -> None:
     good.segment.cpus["event"][2][Event.TLB_MISS] = -1
+
+
+@corruptions.reports(r"^CPU 0: VMA_LOCK_ATTEMPT \(1\) != all reasons \(0\)$")
+def attempt_under_a_vma_lock_without_end(good: GoodSegment) -> None:
+    good.segment.cpus["event"][0][Event.VMA_LOCK_ATTEMPT] += 1
+
+
+@corruptions.reports(r"^CPU 0: VMA_LOCK_ABORT \(1\) != all reasons \(0\)$")
+def vma_lock_abort_without_reason(good: GoodSegment) -> None:
+    good.segment.cpus["event"][0][[Event.VMA_LOCK_ATTEMPT, Event.VMA_LOCK_ABORT]] += 1
 
 
 @corruptions.reports(r"^CPU 0: SPF_ABORT \(\d+\) > SPF_ATTEMPT \(\d+\)$")

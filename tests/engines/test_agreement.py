@@ -20,12 +20,14 @@ from spfemu.engines.stepped import StepEngine
 from spfemu.events import Event
 from spfemu.mm import worker
 from spfemu.mm.flags import PMD_SIZE, Errno, Madv, Map, Prot
+from spfemu.protocols import protocol_functions
 from spfemu.segment import Geometry, Segment
 
 ENGINES = (NativeEngine, StepEngine, PlainEngine)
 RW, READ = int(Prot.READ | Prot.WRITE), int(Prot.READ)
 FIXED = int(Map.PRIVATE | Map.ANONYMOUS | Map.FIXED)
 PAGES = 24
+PROTOCOLS = ("classic", "spf", "vma-lock")
 SHARED = 1 << 40
 OWN = SHARED + (1 << 30)
 DEADLINE_SECONDS = 120
@@ -34,14 +36,15 @@ DEADLINE_SECONDS = 120
 def whole_kernel(protocol):
     """Link everything but the worker's loop, which belongs to workloads."""
     names = [f"spfemu.mm.{m.name}" for m in pkgutil.iter_modules(spfemu.mm.__path__)]
-    modules = [importlib.import_module(n) for n in [*names, f"spfemu.protocols.{protocol}"]]
+    modules = [importlib.import_module(name) for name in names]
     layers = [functions_of(m) for m in modules if m is not worker]
+    layers.append(protocol_functions(protocol))
     loop = functions_of(worker)
     layers.append({name: loop[name] for name in ("cpu_online", "cpu_offline")})
     return link(layers, {})
 
 
-@pytest.fixture(scope="module", params=["classic", "spf"])
+@pytest.fixture(scope="module", params=PROTOCOLS)
 def engines(own_cache, request):
     program = whole_kernel(request.param)
     return [engine(program) for engine in ENGINES]

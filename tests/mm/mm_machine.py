@@ -35,7 +35,10 @@ from spfemu.mm.bug import Bug, vm_bug_on
 from spfemu.mm.irq import CpuState
 from spfemu.segment import Segment
 
-CORE_MODULES = ("bug", "vmstat", "irq", "spinlock", "sched", "rcu", "osq", "rwsem", "mmap_lock")
+CORE_MODULES = (
+    *("bug", "vmstat", "irq", "spinlock", "sched", "rcu", "osq", "rwsem", "mmap_lock"),
+    "vma_write",
+)
 """Modules of spfemu.mm that need no other, except for RCU's two callbacks."""
 
 WATCHDOG_SECONDS = 60.0

@@ -16,6 +16,7 @@ from whole_kernel import KernelMachine, kernel_engine
 
 from spfemu.layout import WORD
 
+PROTOCOLS = ("classic", "spf", "vma-lock")
 FAULTING, WRITING = 1, 8
 """Of 16 turns, how many begin with a system call."""
 MUTANT_SECONDS = 5.0
@@ -86,7 +87,7 @@ def make_kernel() -> Iterator[Callable[..., KernelMachine]]:
 
 
 schemes = pytest.mark.parametrize("scheme", ["rcu", "irq"])
-protocols = pytest.mark.parametrize("protocol", ["classic", "spf"])
+protocols = pytest.mark.parametrize("protocol", PROTOCOLS)
 
 
 @protocols

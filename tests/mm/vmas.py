@@ -25,7 +25,7 @@ from spfemu.segment import Geometry, Segment
 MODULES = (
     *("bug", "fault", "irq", "latency", "madvise", "memory", "mmap", "mmap_lock", "mmu"),
     *("mprotect", "osq", "page_alloc", "pgtable", "rbtree", "rcu", "rmap", "rwsem", "sched"),
-    *("spinlock", "syscalls", "tlb", "vma", "vmstat", "zap"),
+    *("spinlock", "syscalls", "tlb", "vma", "vma_write", "vmstat", "zap"),
 )
 CONFIG = {"CONFIG_LINUX_VERSION": (5 << 8) + 12}
 ENGINES = {"native": NativeEngine, "plain": PlainEngine, "stepped": StepEngine}

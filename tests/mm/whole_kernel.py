@@ -26,6 +26,7 @@ from spfemu.layout import CPU, GATHER
 from spfemu.mm.irq import local_flush_tlb
 from spfemu.mm.tlb import tlb_batch_free
 from spfemu.primitives import load, store
+from spfemu.protocols import protocol_functions
 from spfemu.segment import Geometry, Segment
 
 MODULES = tuple(m.name for m in pkgutil.iter_modules(spfemu.mm.__path__) if m.name != "worker")
@@ -88,11 +89,12 @@ def kernel_engine(
     `version` is that of the Linux whose mappings it has, as CONFIG_LINUX_VERSION; 0: the default.
     """
     modules: list[ModuleType] = [import_module("spfemu.mm." + module) for module in MODULES]
-    modules += [import_module("spfemu.protocols." + protocol), data_ops, page_ops, tlb_ops]
+    modules += [data_ops, page_ops, tlb_ops]
     config = {"CONFIG_MMU_GATHER_RCU_TABLE_FREE": SCHEMES[scheme]}
     if version:
         config["CONFIG_LINUX_VERSION"] = version
-    program = link([*map(functions_of, modules), MUTANTS[mutant]], config)
+    layers = [*map(functions_of, modules), protocol_functions(protocol), MUTANTS[mutant]]
+    program = link(layers, config)
     return NativeEngine(program) if name == "native" else PlainEngine(program)
 
 

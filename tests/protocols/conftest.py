@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Fixtures of the protocols' tests: a stepped process under the protocol spf."""
+"""Fixtures of the protocols' tests: a stepped process under a protocol."""
+
+import contextlib
+import functools
 
 import process
 import pytest
@@ -28,14 +31,41 @@ def spf_engine(own_cache, request):
     return StepEngine(process.program("spf", **config))
 
 
-@pytest.fixture
-def spf(spf_engine):
-    """A process of three threads; at the end of the test all invariants have to hold."""
+@pytest.fixture(scope="session")
+def engine_of(own_cache):
+    """Return a function that makes the stepped kernel with a protocol, once."""
+    return functools.cache(lambda protocol: StepEngine(process.program(protocol)))
+
+
+@contextlib.contextmanager
+def running(engine):
+    """A process of three threads; at the end all invariants have to hold."""
     segment = Segment.create(Geometry(nr_cpus=3))
-    yield process.Process(spf_engine, segment)
+    yield process.Process(engine, segment)
     violations = check_segment(segment)
     segment.close()
     assert violations == []
+
+
+@pytest.fixture
+def spf(spf_engine):
+    """A process under spf."""
+    with running(spf_engine) as made:
+        yield made
+
+
+@pytest.fixture
+def under(engine_of, request):
+    """A process under the protocol that the test module names in PROTOCOL."""
+    with running(engine_of(request.module.PROTOCOL)) as made:
+        yield made
+
+
+@pytest.fixture
+def scripted(under):
+    """A script for threads A, B and C of that process."""
+    with process.Threads(under) as script:
+        yield script
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import spfemu.mm
 from spfemu.engines.script import Script
 from spfemu.engines.source import Program, functions_of, link
 from spfemu.engines.stepped import StepEngine
-from spfemu.events import ABORT_REASONS, Event
+from spfemu.events import ABORT_REASONS, VMA_LOCK_ABORT_REASONS, Event
 from spfemu.kernel import kernel
 from spfemu.mm import worker
 from spfemu.mm.flags import Map, Prot
@@ -20,6 +20,7 @@ from spfemu.mm.madvise import Madv
 from spfemu.mm.mmu import user_read, user_write
 from spfemu.mm.sched import cpu_idle_enter, cpu_idle_exit
 from spfemu.mm.syscalls import sys_madvise, sys_mmap, sys_mprotect, sys_munmap
+from spfemu.protocols import protocol_functions
 from spfemu.segment import Segment
 
 RW = int(Prot.READ | Prot.WRITE)
@@ -91,8 +92,9 @@ def thread_remap(cpu: int, address: int, length: int) -> tuple[int, int]:
 def program(protocol: str, overrides: tuple[str, ...] = (), **config: int) -> Program:
     """Link the whole kernel with a protocol, the threads' calls and overrides."""
     names = [f"spfemu.mm.{m.name}" for m in pkgutil.iter_modules(spfemu.mm.__path__)]
-    modules = [importlib.import_module(n) for n in [*names, f"spfemu.protocols.{protocol}"]]
-    layers = [functions_of(m) for m in [*modules, sys.modules[__name__]] if m is not worker]
+    modules = [importlib.import_module(n) for n in names]
+    layers = [functions_of(m) for m in modules if m is not worker]
+    layers += [protocol_functions(protocol), functions_of(sys.modules[__name__])]
     # the worker's loop belongs to workloads, which nothing here runs
     loop = functions_of(worker)
     layers.append({name: loop[name] for name in ("cpu_online", "cpu_offline")})
@@ -139,6 +141,15 @@ class Process:
         """Counts of one CPU that are not 0."""
         counts = self.segment.cpus["event"][cpu]
         return {e.name: int(counts[e]) for e in Event if counts[e]}
+
+    def vma_lock(self, cpu: int = 0) -> dict[str, int]:
+        """Counts about VMA locks of one CPU, without those of attempts; they have to add up."""
+        counts = self.segment.cpus["event"][cpu]
+        named = {e.name: int(counts[e]) for e in Event if e.name.startswith("VMA_LOCK_")}
+        names = ("SUCCESS", "ABORT", "RETRY", "ACCESS_ERROR")
+        assert named.pop("VMA_LOCK_ATTEMPT") == sum(named[f"VMA_LOCK_{name}"] for name in names)
+        assert sum(named[e.name] for e in VMA_LOCK_ABORT_REASONS) == named.pop("VMA_LOCK_ABORT")
+        return {n.removeprefix("VMA_LOCK_"): count for n, count in named.items() if count}
 
     def aborts(self, cpu: int = 0) -> dict[str, int]:
         """Abort reasons of one CPU and how often; they have to add up to SPF_ABORT."""
