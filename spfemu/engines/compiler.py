@@ -106,6 +106,17 @@ _COMPARE = {
 }
 
 
+class _Attributes(ir.values.FunctionAttributes):  # type: ignore[misc]
+    """Function attributes, with one that llvmlite does not list.
+
+    To LLVM an access at address 0 cannot happen, so it removes the paths that lead there: a broken
+    override would run on as if it were sound.  This makes it trap, as the kernel's own build does
+    with -fno-delete-null-pointer-checks.
+    """
+
+    _known = ir.values.FunctionAttributes._known | {"null_pointer_is_valid"}  # noqa: SLF001
+
+
 class Compiler:
     """Emit one LLVM module for `program`; after `emit`, `sites` lists the stops."""
 
@@ -146,7 +157,7 @@ class Compiler:
         signature = ir.FunctionType(result, [I64] * len(function.parameters))
         declared = ir.Function(self.module, signature, "k_" + function.name)
         declared.linkage = "internal"
-        declared.attributes.add("nounwind")
+        declared.attributes = _Attributes(("nounwind", "null_pointer_is_valid"))
         if function.slowpath:
             declared.attributes.add("cold")
             declared.attributes.add("noinline")
@@ -396,6 +407,8 @@ class _FunctionEmitter:
         self, node: ast.AST, op: ast.operator, left: ir.Value, right_node: ast.expr
     ) -> ir.Value:
         right = self._value(right_node)
+        if isinstance(op, ast.LShift | ast.RShift):
+            right = self._shift_count(node, right)
         name = _BINARY.get(type(op))
         if name is not None:
             return getattr(self.builder, name)(left, right)
@@ -408,6 +421,18 @@ class _FunctionEmitter:
         if isinstance(op, ast.FloorDiv):
             return self.builder.sub(quotient, below)
         return self.builder.add(rest, self.builder.mul(below, right))
+
+    def _shift_count(self, node: ast.AST, count: ir.Value) -> ir.Value:
+        """Refuse a constant that shifts all bits out; of a variable take the low six bits.
+
+        To LLVM the result of such a shift is poison, which may take any branch; x86-64 and arm64
+        look at six bits, so the mask costs nothing.
+        """
+        if not isinstance(count, ir.Constant):
+            return self.builder.and_(count, ir.Constant(I64, 63))
+        if not 0 <= count.constant < 64:
+            raise self.function.error(node, f"a shift is by 0 to 63 bits, not {count.constant}")
+        return count
 
     def _unary(self, node: ast.UnaryOp) -> ir.Value:
         if isinstance(node.op, ast.Not):

@@ -108,7 +108,7 @@ def load_override(path: str) -> dict[str, KernelFunction]:
         exec(compile(text, str(file), "exec"), module.__dict__)
     except SyntaxError as error:
         raise KernelSourceError(f"{path}:{error.lineno}: {error.msg}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         trace = error.__traceback__
         line = 0
         while trace is not None:
@@ -277,6 +277,8 @@ def _check(function: KernelFunction, functions: Mapping[str, KernelFunction]) ->
         raise function.error(
             error.node, f"'{error.node.id}' may be read before it is assigned"
         ) from error
+    if not results:
+        raise function.error(tree, f"'{function.name}' never returns")
     if len(results) > 1:
         raise function.error(
             tree,

@@ -5,6 +5,7 @@ import inspect
 import os
 import random
 import re
+import signal
 
 import constructs
 import numpy as np
@@ -259,6 +260,23 @@ def test_a_panic_stops_the_cpu(primitive_engines):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 77
 
 
+def test_an_access_at_address_0_traps(own_cache, tmp_path):
+    source = "@kernel\ndef f(bad: int) -> int:\n    if bad:\n        store(0, 1)\n    return 5\n"
+    engine = NativeEngine(program_of(tmp_path, source))
+    assert engine.call("f", 0) == 5
+    child = os.fork()
+    if child == 0:
+        engine.call("f", 1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGSEGV
+
+
+def test_a_shift_looks_at_six_bits_of_a_variable(own_cache, tmp_path):
+    source = "@kernel\ndef f(a: int, n: int) -> int:\n    return (a << n) + (a >> n)\n"
+    engine = NativeEngine(program_of(tmp_path, source))
+    assert [engine.call("f", 3, n) for n in (0, 1, 64, 65, -63)] == [6, 7, 6, 7, 7]
+
+
 REFUSED = [
     ("a = b = 1", "assign to one target at a time"),
     ("store.x = 1", "only locals may be assigned"),
@@ -268,6 +286,8 @@ REFUSED = [
     ("a, b, c = pair()", "2 results cannot fill 3 names"),
     ("a = 1 // 0", "// and % need a positive constant on the right"),
     ("a = 1\n    b = 7 % a", "// and % need a positive constant on the right"),
+    ("a = 1 << 64", "a shift is by 0 to 63 bits, not 64"),
+    ("a = 1\n    b = a >> 99", "a shift is by 0 to 63 bits, not 99"),
     ("a = (1, 2)", "Tuple is outside the restricted style"),
     ("for i in range(1, 9, 2):\n        pass", "range takes a start and an end only"),
     ("a = 1\n    for i in a:\n        pass", "'for' goes over range"),

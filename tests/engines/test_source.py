@@ -108,6 +108,16 @@ def test_a_file_that_raises_is_refused_with_its_line(tmp_path):
     )
 
 
+def test_a_file_that_ends_the_program_is_refused_with_its_line(tmp_path):
+    message = refused(tmp_path, "raise SystemExit(9)\n")
+    assert message == f"mine.py:{FIRST}: the override does not load: SystemExit: 9"
+
+
+def test_a_function_that_never_returns_is_refused(tmp_path):
+    text = "@kernel\ndef never_negative(value):\n    while True:\n        cpu_relax()\n"
+    assert refused(tmp_path, text) == f"mine.py:{FIRST + 1}: 'never_negative' never returns"
+
+
 def test_a_file_without_marked_functions_is_refused(tmp_path):
     message = refused(tmp_path, "def mutex_lock(lock):\n    pass\n")
     assert message.startswith("mine.py:1: defines no kernel function; mark")
