@@ -67,7 +67,7 @@ def lock_vma_under_rcu(cpu: int, mm: int, address: int) -> int:
             return vma_lock_abort(cpu, Event.VMA_LOCK_ABORT_UNMAPPED)
         if read_once(vma + VMA.vm_ops) != 0:
             return vma_lock_abort(cpu, Event.VMA_LOCK_ABORT_NOT_ANON)
-        reason = vma_start_read(cpu, vma)
+        reason = vma_start_read(cpu, mm, vma)
         if reason != 0:
             return vma_lock_abort(cpu, reason)
         # whoever makes an anon_vma looks at neighbours, which this lock does not keep
@@ -95,13 +95,12 @@ def vma_lock_abort(cpu: int, reason: int) -> int:
 
 
 @kernel
-def vma_start_read(cpu: int, vma: int) -> int:
-    """Lock `vma` for reading if that needs no waiting; returns 0, or the reason why not.
+def vma_start_read(cpu: int, mm: int, vma: int) -> int:
+    """Lock `vma` of `mm` for reading if that needs no waiting; returns 0, or the reason why not.
 
     The acquire pairs with the release in vma_end_write_all: who finds the VMA unlocked sees all
     that the writer has changed.  The first look saves the atomic of an attempt that must fail.
     """
-    mm = load(vma + VMA.vm_mm)
     if read_once(vma + VMA.vm_lock_seq) == read_once(mm + MM.mm_lock_seq):
         return Event.VMA_LOCK_ABORT_SEQ
     if down_read_trylock(cpu, vma + VMA.vm_lock) == 0:

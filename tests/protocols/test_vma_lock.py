@@ -227,8 +227,8 @@ def test_the_second_look_is_needed(own_cache):
         PROTOCOL,
         """
 @kernel
-def vma_start_read(cpu: int, vma: int) -> int:
-    if read_once(vma + VMA.vm_lock_seq) == read_once(load(vma + VMA.vm_mm) + MM.mm_lock_seq):
+def vma_start_read(cpu: int, mm: int, vma: int) -> int:
+    if read_once(vma + VMA.vm_lock_seq) == read_once(mm + MM.mm_lock_seq):
         return Event.VMA_LOCK_ABORT_SEQ
     if down_read_trylock(cpu, vma + VMA.vm_lock) == 0:
         return Event.VMA_LOCK_ABORT_BUSY
