@@ -308,12 +308,12 @@ def do_munmap(cpu: int, mm: int, start: int, length: int, downgrade: int) -> int
         if error != 0:
             return error
     vma = load(prev + VMA.vm_next) if prev != 0 else load(mm + MM.mmap)
-    unmap_vmas(cpu, mm, vma, prev, end, downgrade)
+    complete_munmap(cpu, mm, vma, prev, end, downgrade)
     return 1 if downgrade else 0
 
 
 @kernel
-def unmap_vmas(cpu: int, mm: int, vma: int, prev: int, end: int, downgrade: int) -> None:
+def complete_munmap(cpu: int, mm: int, vma: int, prev: int, end: int, downgrade: int) -> None:
     """Detach whole VMAs from `vma` on up to `end`, zap what they map and free them.
 
     Once they are detached and the lock is a read lock, faults go on elsewhere in the mm; none can

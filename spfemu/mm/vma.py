@@ -69,7 +69,7 @@ PAGE_READONLY = PAGE_READONLY_EXEC | int(Pte.NX)
 
 @kernel
 def vm_get_page_prot(vm_flags: int) -> int:
-    """Return the pte bits for pages of a private VMA (arch/x86/mm/pgprot.c, protection_map).
+    """Return the pte bits for pages of a private VMA (mm/mmap.c, protection_map).
 
     Never writable: the write fault decides whether the page may be written in place.
     """
