@@ -58,6 +58,7 @@ class Event(IntEnum):
     VMA_SPLIT = 47
     PAGES_ZAPPED = 48
     TABLES_FREED = 49
+    CALL_FORK = 50
 
     TLB_MISS = 52
     TLB_FLUSH = 53

@@ -40,6 +40,8 @@ TLB_ENTRIES = 64
 """Entries of the direct-mapped software TLB (the L1 data TLB of current x86 cores has 64-96)."""
 VMACACHE_SIZE = 4
 """Entries of the per-thread VMA cache (Linux 5.12, include/linux/mm_types_task.h)."""
+GATHER_SHARED = 57
+"""Frames that others map too which a gather holds before it has to flush."""
 HIST_SUB_BITS = 5
 HIST_BUCKETS = (64 - HIST_SUB_BITS) << HIST_SUB_BITS
 """Buckets of a log-linear histogram with 32 steps per power of two (at most 3.2 % wide)."""
@@ -142,6 +144,16 @@ class OSQ_NODE(Struct):
     locked = word("1 when the queue's lock has been passed to this node", lock="atomic")
 
 
+class ANON_VMA_CHAIN(Struct):
+    """anon_vma_chain: says that a VMA may map pages of an anon_vma."""
+
+    vma = word("the VMA", lock="anon_vma lock")
+    anon_vma = word("the ANON_VMA; 0: not linked", lock="mmap_lock")
+    same_vma = word("next chain of the VMA or 0, from newest to oldest", lock="mmap_lock")
+    next = word("next chain of the ANON_VMA or 0", lock="anon_vma lock")
+    prev = word("previous chain of the ANON_VMA or 0", lock="anon_vma lock")
+
+
 class VMA(Struct, pad_to_line=True):
     """vm_area_struct (Linux 5.12); a speculative fault copies the words before `slab_state`.
 
@@ -181,6 +193,8 @@ class VMA(Struct, pad_to_line=True):
     vm_refcnt = word("0 detached, else 1 plus readers, see vma_refcount.py (6.15)", lock="atomic")
     fault_count = word("faults inside, for protocol spf-counted", lock="atomic")
 
+    avc = embed(ANON_VMA_CHAIN, "its first chain, which leads to `anon_vma`", line=True)
+
 
 class VMF(Struct):
     """vm_fault: what one fault carries along; one per CPU block."""
@@ -206,6 +220,8 @@ class GATHER(Struct):
     tables = word("list of page tables to free after the flush", lock="owner")
     nr_tables = word("their number", lock="owner")
     need_flush = word("a present pte was cleared", lock="owner")
+    nr_shared = word("number of frames in `shared`", lock="owner")
+    shared = word("PAGEs with other references, to put after the flush", count=GATHER_SHARED)
 
 
 class PAGE(Struct, size=64):
@@ -221,13 +237,18 @@ class PAGE(Struct, size=64):
     private = word("page tables: mm; chains: next chain", lock="owner of the frame")
 
 
-class ANON_VMA(Struct):
+class ANON_VMA(Struct, pad_to_line=True):
     """anon_vma: what groups VMAs that may share anonymous pages."""
 
-    refcount = word("VMAs that point here", lock="atomic")
+    refcount = word("chains to VMAs; of a root, also those that it is the root of", lock="lock")
     next_free = word("next free slot", lock="anon_vma_lock, or the CPU that caches the slot")
     generation = word("counted up each time the slot is handed out", lock="owner")
     in_use = word("1 while handed out", lock="owner")
+    root = word("the ANON_VMA whose lock is taken, that of the first ancestor", lock="owner")
+    lock = word("of a root: spinlock over it and all that descend from it", lock="atomic")
+    head = word("first chain or 0", lock="lock")
+    degree = word("VMAs that point here plus ANON_VMAs whose parent this is", lock="lock")
+    parent = word("ANON_VMA of the VMA that was forked, or 0", lock="owner")
 
 
 class RCU_QUEUE(Struct):
@@ -275,6 +296,7 @@ class MM(Struct, pad_to_line=True):
     mm_seq = word("odd while the VMA tree changes, for protocol spf-vma", lock="mmap_lock")
 
     rss_anon = word("anonymous pages mapped, as far as synced", lock="atomic", line=True)
+    next_free = word("next free mm or 0", lock="mm_slots_lock")
     tlb_gen = word("counted up before each TLB flush", lock="atomic", line=True)
     cpumask = word("bit per CPU that runs this mm", lock="atomic", count=NR_CPUS_MAX // 32)
 
@@ -355,7 +377,8 @@ class SYSTEM(Struct, pad_to_line=True):
     base = word("address at which every process maps the segment")
     size = word("its size [bytes]")
     nr_cpus = word("CPU blocks")
-    nr_mms = word("mm_structs")
+    nr_mms = word("mm_structs in use from the beginning")
+    nr_spare_mms = word("mm_structs that fork and exec may use besides")
     nr_frames = word("frames")
     nr_vmas = word("VMA slots")
     cpus = word("address of CPU 0")
@@ -363,6 +386,8 @@ class SYSTEM(Struct, pad_to_line=True):
     vmas = word("address of the VMA slab")
     anon_vmas = word("address of the ANON_VMA slab")
     nr_anon_vmas = word("its slots")
+    avcs = word("address of the ANON_VMA_CHAIN slab")
+    nr_avcs = word("its slots")
     vmemmap = word("address of the PAGE of frame 0")
     frames = word("address of frame 0")
     zero_pfn = word("address of the zero page")
@@ -384,6 +409,10 @@ class SYSTEM(Struct, pad_to_line=True):
     vma_free = word("list of free VMA slots", lock="vma_lock")
     anon_vma_lock = word("spinlock over free ANON_VMA slots", lock="atomic", line=True)
     anon_vma_free = word("list of free slots", lock="anon_vma_lock")
+    avc_lock = word("spinlock over free ANON_VMA_CHAIN slots", lock="atomic", line=True)
+    avc_free = word("list of free slots, linked by same_vma", lock="avc_lock")
+    mm_slots_lock = word("spinlock over free mms", lock="atomic", line=True)
+    mm_free = word("list of free mms", lock="mm_slots_lock")
 
     rcu_gp = word("number of the running grace period", lock="atomic", line=True)
 

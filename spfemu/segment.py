@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from spfemu.errors import ResourceError, UsageError
 from spfemu.layout import (
     ANON_VMA,
+    ANON_VMA_CHAIN,
     CPU,
     HISTOGRAM,
     MAGIC,
@@ -70,13 +71,19 @@ _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 @dataclass(frozen=True)
 class Geometry:
-    """How much of everything a segment holds."""
+    """How much of everything a segment holds.
+
+    `nr_mms` are in use from the beginning; fork and exec take theirs from `nr_spare_mms`.
+    `nr_avcs` are chains between VMAs and the anon_vmas of their ancestors, so only fork uses them.
+    """
 
     nr_cpus: int = 1
     nr_mms: int = 1
     nr_frames: int = 1024
     nr_vmas: int = 256
     nr_anon_vmas: int = 128
+    nr_spare_mms: int = 0
+    nr_avcs: int = 256
 
     def __post_init__(self) -> None:
         if not 1 <= self.nr_cpus <= NR_CPUS_MAX:
@@ -94,9 +101,10 @@ class Geometry:
             ("system", SYSTEM.SIZE, PAGE_SIZE),
             ("scratch", NR_SCRATCH * WORD, 128),
             ("cpus", CPU.SIZE * self.nr_cpus, 128),
-            ("mms", MM.SIZE * self.nr_mms, 128),
+            ("mms", MM.SIZE * (self.nr_mms + self.nr_spare_mms), 128),
             ("histograms", HISTOGRAM.SIZE * self.nr_cpus * 2, 128),
             ("anon_vmas", ANON_VMA.SIZE * self.nr_anon_vmas, 128),
+            ("avcs", ANON_VMA_CHAIN.SIZE * self.nr_avcs, 128),
             ("vmas", VMA.SIZE * self.nr_vmas, 128),
             ("vmemmap", PAGE.SIZE * self.nr_frames, 128),
             ("frames", PAGE_SIZE * self.nr_frames, PAGE_SIZE),
@@ -116,8 +124,9 @@ class Geometry:
 class Segment:
     """One mapped segment with NumPy views of its structs.
 
-    `system`, `cpus`, `mms`, `histograms`, `anon_vmas`, `vmas`, `pages` are structured arrays,
-    `words` is all of it as int64; all are live views.  The mapping goes with the last view.
+    `system`, `cpus`, `mms`, `histograms`, `anon_vmas`, `avcs`, `vmas`, `pages` are structured
+    arrays, `words` is all of it as int64; all are live views.  The mapping goes with the last
+    view.
     """
 
     def __init__(self, fd: int, base: int, geometry: Geometry) -> None:
@@ -132,9 +141,10 @@ class Segment:
         self.address = {name: base + offset for name, (offset, _) in areas.items()}
         self.system = self._view("system", SYSTEM, 1)[0]
         self.cpus = self._view("cpus", CPU, geometry.nr_cpus)
-        self.mms = self._view("mms", MM, geometry.nr_mms)
+        self.mms = self._view("mms", MM, geometry.nr_mms + geometry.nr_spare_mms)
         self.histograms = self._view("histograms", HISTOGRAM, 2 * geometry.nr_cpus)
         self.anon_vmas = self._view("anon_vmas", ANON_VMA, geometry.nr_anon_vmas)
+        self.avcs = self._view("avcs", ANON_VMA_CHAIN, geometry.nr_avcs)
         self.vmas = self._view("vmas", VMA, geometry.nr_vmas)
         self.pages = self._view("vmemmap", PAGE, geometry.nr_frames)
 
@@ -227,9 +237,9 @@ class Segment:
         system = self.system
         system["magic"], system["layout_hash"] = MAGIC, layout_hash()
         system["base"], system["size"] = self.base, self.size
-        for name in ("nr_cpus", "nr_mms", "nr_frames", "nr_vmas", "nr_anon_vmas"):
-            system[name] = getattr(g, name)
-        for name in ("cpus", "mms", "vmas", "anon_vmas", "vmemmap", "frames", "histograms"):
+        for size in fields(Geometry):
+            system[size.name] = getattr(g, size.name)
+        for name in ("cpus", "mms", "vmas", "anon_vmas", "avcs", "vmemmap", "frames", "histograms"):
             system[name] = self.address[name]
         system["zero_pfn"] = self.address["frames"]
         system["scratch"], system["nr_scratch"] = self.address["scratch"], NR_SCRATCH
@@ -242,6 +252,9 @@ class Segment:
         system["vma_free"] = self.address["vmas"]
         _chain(self.anon_vmas, "next_free", self.address["anon_vmas"], ANON_VMA.SIZE)
         system["anon_vma_free"] = self.address["anon_vmas"]
+        if g.nr_avcs:
+            _chain(self.avcs, "same_vma", self.address["avcs"], ANON_VMA_CHAIN.SIZE)
+            system["avc_free"] = self.address["avcs"]
 
     def _reset_cpus(self, seed: int) -> None:
         g, cpus = self.geometry, self.cpus
@@ -282,9 +295,13 @@ class Segment:
         self.system["zone_free"] = len(free)
 
     def _reset_mms(self) -> None:
-        g, mms = self.geometry, self.mms
+        g, mms = self.geometry, self.mms[: self.geometry.nr_mms]
         index = np.arange(g.nr_mms, dtype=np.int64)
-        mms["id"], mms["in_use"] = index, 1
+        self.mms["id"] = np.arange(len(self.mms), dtype=np.int64)
+        if g.nr_spare_mms:
+            _chain(self.mms[g.nr_mms :], "next_free", self.mm(g.nr_mms), MM.SIZE)
+            self.system["mm_free"] = self.mm(g.nr_mms)
+        mms["in_use"] = 1
         mms["pgd"] = self.address["frames"] + (1 + index) * PAGE_SIZE
         mms["mmap_base"], mms["task_size"] = MMAP_BASE, TASK_SIZE
         mms["mmap_min_addr"] = MMAP_MIN_ADDR

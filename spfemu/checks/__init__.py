@@ -9,12 +9,14 @@ set and reference counts are exact only at rest, RCU queues may hold objects or 
 
 from __future__ import annotations
 
+from spfemu.checks.anon_vmas import check_anon_vmas
 from spfemu.checks.cpus import check_counters, check_cpus, check_rcu_queues, check_tlbs
 from spfemu.checks.frames import check_frames
 from spfemu.checks.locks import check_locks, check_vma_locks
+from spfemu.checks.mms import check_mms
 from spfemu.checks.state import State
 from spfemu.checks.tables import check_entries, check_tables
-from spfemu.checks.vmas import check_anon_vmas, check_vma_slab, check_vmas
+from spfemu.checks.vmas import check_vma_slab, check_vmas
 from spfemu.segment import Segment
 
 __all__ = ["check_segment"]
@@ -31,6 +33,7 @@ def check_segment(segment: Segment) -> list[str]:
     check_cpus(state)
     check_counters(state)
     check_rcu_queues(state)
+    check_mms(state)
     for mm in state.mms:
         check_vmas(state, mm)
         check_tables(state, mm)

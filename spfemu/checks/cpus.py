@@ -17,7 +17,7 @@ AT_REST = {
     "rcu_nesting": "is inside an RCU read-side section",
     "mmap_lock_held": "still holds the mmap lock",
 }
-GATHER_EMPTY = ("mm", "pages", "nr_pages", "tables", "nr_tables", "need_flush")
+GATHER_EMPTY = ("mm", "pages", "nr_pages", "tables", "nr_tables", "need_flush", "nr_shared")
 FAULT_ENDS = (
     Event.ANON_ZERO_PAGE,
     Event.ANON_PAGE,
@@ -43,6 +43,7 @@ CALLS = (
     Event.CALL_MPROTECT,
     Event.CALL_MADVISE,
     Event.CALL_BRK,
+    Event.CALL_FORK,
 )
 Sums = tuple[tuple[tuple[Event, ...], tuple[Event, ...]], ...]
 EQUAL_SUMS: Sums = (

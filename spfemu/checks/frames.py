@@ -8,7 +8,7 @@ import numpy as np
 from spfemu.checks.findings import Words, walk
 from spfemu.checks.state import State
 from spfemu.layout import PAGE_SIZE
-from spfemu.mm.flags import PTE_ADDR_MASK, PageKind
+from spfemu.mm.flags import PTE_ADDR_MASK, PageKind, Pte
 from spfemu.mm.page_alloc import PCP_BATCH
 
 
@@ -39,6 +39,7 @@ def check_frames(state: State) -> None:
     _compare(state, "flags", expected, known)
     _compare(state, "refcount", references, known)
     _compare(state, "mapcount", mapped, known)
+    _check_shared(state, mapped)
     _check_table_mm(state, tables)
     _check_rss(state)
 
@@ -66,6 +67,21 @@ def _mapped_counts(state: State) -> Words:
         frames = state.frame_slots.indexes(mappings.entry & PTE_ADDR_MASK)
         counts += np.bincount(frames[frames > 0], minlength=len(counts))
     return counts
+
+
+def _check_shared(state: State, mapped: Words) -> None:
+    """Check that nobody can write to an anonymous frame that another pte maps as well."""
+    shared = (mapped > 1) & (state.segment.pages["flags"] == PageKind.ANON)
+    for mm, mappings in state.mappings.items():
+        frames = state.frame_slots.indexes(mappings.entry & PTE_ADDR_MASK)
+        writable = (frames > 0) & (mappings.entry & Pte.RW != 0)
+        state.findings.each(
+            np.flatnonzero(writable & shared[frames]),
+            lambda i, mm=mm, m=mappings, f=frames: (  # type: ignore[misc]
+                f"mm {mm}: the pte of {m.address[i]:#x} is writable, but "
+                f"{state.frame_slots.describe(f[i])} is mapped by {mapped[f[i]]} ptes"
+            ),
+        )
 
 
 def _claim_free(state: State) -> Words:
@@ -111,9 +127,12 @@ def _claim_chains(state: State) -> list[int]:
 
 
 def _check_table_mm(state: State, tables: Words) -> None:
-    """Check that page tables say whose they are; those in RCU queues may be anybody's."""
+    """Check that page tables say whose they are; those in RCU queues may be anybody's.
+
+    That mm may be gone by now.
+    """
     private = state.segment.pages["private"]
-    owners = {state.mm_slots.address(mm): mm for mm in state.mms}
+    owners = {state.mm_slots.address(mm): mm for mm in range(state.mm_slots.count)}
     for index in map(int, np.flatnonzero(tables)):
         owner = state.frame_owners.owner_of(index)
         mm = owners.get(int(private[index]))

@@ -10,7 +10,7 @@ from spfemu.checks.state import State
 from spfemu.layout import MM, RWSEM, VMA
 from spfemu.mm.rwsem import RWSEM_READER_OWNED
 
-GLOBAL_LOCKS = ("zone_lock", "vma_lock", "anon_vma_lock")
+GLOBAL_LOCKS = ("zone_lock", "vma_lock", "anon_vma_lock", "avc_lock", "mm_slots_lock")
 
 
 def check_locks(state: State) -> None:
@@ -25,6 +25,9 @@ def check_locks(state: State) -> None:
             f"{_holder(int(segment.pages['ptl'][i]))}"
         ),
     )
+    for i in map(int, np.flatnonzero(segment.anon_vmas["lock"])):
+        name = f"the lock of {state.anon_vma_slots.describe(i)}"
+        _check_spinlock(state, name, int(segment.anon_vmas["lock"][i]))
     for mm in state.mms:
         _check_spinlock(
             state, f"page_table_lock of mm {mm}", int(segment.mms["page_table_lock"][mm])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from spfemu.checks.findings import Findings, Owners, Slots, Words
-from spfemu.layout import ANON_VMA, CPU, MM, PAGE, PAGE_SIZE, VMA
+from spfemu.layout import ANON_VMA, ANON_VMA_CHAIN, CPU, MM, PAGE, PAGE_SIZE, VMA
 from spfemu.mm.flags import Vm
 from spfemu.segment import Segment
 
@@ -44,22 +44,24 @@ class State:
 
     Attributes: `vmas`, per mm the indexes of its VMAs by rising address (those that tree or list
     contain); `mappings` and `pmds`, per mm the ptes and what names their tables; `frame_owners`,
-    `vma_owners`, `anon_vma_owners`.
+    `vma_owners`, `anon_vma_owners`, `avc_owners`.
     """
 
     def __init__(self, segment: Segment) -> None:
         self.segment = segment
         self.findings = Findings()
         g, at = segment.geometry, segment.address
-        self.mm_slots = Slots("mm", at["mms"], MM.SIZE, g.nr_mms)
+        self.mm_slots = Slots("mm", at["mms"], MM.SIZE, g.nr_mms + g.nr_spare_mms)
         self.cpu_slots = Slots("CPU", at["cpus"], CPU.SIZE, g.nr_cpus)
         self.vma_slots = Slots("VMA slot", at["vmas"], VMA.SIZE, g.nr_vmas)
         self.anon_vma_slots = Slots("anon_vma", at["anon_vmas"], ANON_VMA.SIZE, g.nr_anon_vmas)
+        self.avc_slots = Slots("anon_vma_chain", at["avcs"], ANON_VMA_CHAIN.SIZE, g.nr_avcs)
         self.page_slots = Slots("struct page", at["vmemmap"], PAGE.SIZE, g.nr_frames)
         self.frame_slots = Slots("frame", at["frames"], PAGE_SIZE, g.nr_frames)
         self.frame_owners = Owners(self.findings, self.frame_slots)
         self.vma_owners = Owners(self.findings, self.vma_slots)
         self.anon_vma_owners = Owners(self.findings, self.anon_vma_slots)
+        self.avc_owners = Owners(self.findings, self.avc_slots)
         self.page_links = self.page_slots.indexes(segment.pages["lru"]).tolist()
         self.vmas: dict[int, Words] = {}
         self.mappings: dict[int, Mappings] = {}

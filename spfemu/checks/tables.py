@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from spfemu.checks.anon_vmas import inherited
 from spfemu.checks.findings import Words
 from spfemu.checks.state import Mappings, State
 from spfemu.layout import PAGE_SHIFT, WORD
@@ -162,9 +163,16 @@ def _check_rmap(state: State, mm: int, inside: NDArray[np.bool_], position: Word
     pages = state.segment.pages[frames]
     says = pages["mapping"] != 0
     mapping = vmas["anon_vma"] | 1
+    members = state.vmas[mm][position[chosen]]
+    wrong = [
+        i
+        for i in np.flatnonzero(says & (pages["mapping"] != mapping))
+        # a page mapped before a fork is its parent's
+        if int(pages["mapping"][i]) - 1 not in inherited(state, int(members[i]))
+    ]
     index = ((addresses - vmas["vm_start"]) >> PAGE_SHIFT) + vmas["vm_pgoff"]
     state.findings.each(
-        np.flatnonzero(says & (pages["mapping"] != mapping)),
+        wrong,
         lambda i: (
             f"mm {mm}: {state.frame_slots.describe(frames[i])}, mapped at {addresses[i]:#x}, has "
             f"mapping {pages['mapping'][i]:#x} instead of {mapping[i]:#x}"

@@ -6,6 +6,7 @@ from __future__ import annotations
 from spfemu.events import Event
 from spfemu.layout import (
     ANON_VMA,
+    ANON_VMA_CHAIN,
     CPU,
     HISTOGRAM,
     MM,
@@ -24,6 +25,7 @@ _ARRAYS: dict[str, tuple[str, type[Struct]]] = {
     "mms": ("mm{}", MM),
     "histograms": ("histogram[{}]", HISTOGRAM),
     "anon_vmas": ("anon_vma[{}]", ANON_VMA),
+    "avcs": ("avc[{}]", ANON_VMA_CHAIN),
     "vmas": ("vma[{}]", VMA),
     "vmemmap": ("page[{}]", PAGE),
 }

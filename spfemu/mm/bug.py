@@ -21,6 +21,7 @@ class Bug(IntEnum):
     GATHER_NESTED = 72
     SLEEP_IN_ATOMIC = 73
     TABLE_MISSING = 74
+    MM_IN_USE = 75
 
 
 @kernel

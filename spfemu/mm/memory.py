@@ -41,6 +41,7 @@ from spfemu.primitives import (
     copy_page,
     load,
     read_once,
+    smp_load_acquire,
     store,
 )
 
@@ -193,7 +194,8 @@ def do_wp_page(cpu: int, vmf: int) -> int:
         store(vmf + VMF.pte, 0)
         return wp_page_copy(cpu, vmf, 0)
     page = virt_to_page(cpu, entry & PTE_ADDR_MASK)
-    if read_once(page + PAGE.refcount) == 1:
+    # the acquire pairs with the update in put_page: who shared the page has done with it
+    if smp_load_acquire(page + PAGE.refcount) == 1:
         set_pte(load(vmf + VMF.pte), entry | WRITABLE)
         count_vm_event(cpu, Event.WP_REUSE)
         spin_unlock(load(vmf + VMF.ptl))
@@ -284,6 +286,15 @@ def inc_mm_counter_fast(cpu: int) -> None:
         sync_mm_rss(cpu)
         events = 0
     store(cpu + CPU.rss_events, events)
+
+
+@kernel
+def add_mm_rss(cpu: int, mm: int, change: int) -> None:
+    """Count anonymous pages of `mm`: in the CPU first if it runs the mm (add_mm_rss_vec)."""
+    if load(cpu + CPU.mm) == mm:
+        store(cpu + CPU.rss_anon, load(cpu + CPU.rss_anon) + change)
+    elif change != 0:
+        atomic_fetch_add_relaxed(mm + MM.rss_anon, change)
 
 
 @kernel

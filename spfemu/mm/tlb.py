@@ -8,7 +8,7 @@ always of the whole TLB; Linux flushes up to 33 single pages one by one.
 
 from spfemu.events import Event
 from spfemu.kernel import kernel, slowpath
-from spfemu.layout import CPU, CPUMASK_SHIFT, GATHER, MM, PAGE, SYSTEM, WORD
+from spfemu.layout import CPU, CPUMASK_SHIFT, GATHER, GATHER_SHARED, MM, PAGE, SYSTEM, WORD
 from spfemu.mm.bug import Bug, vm_bug_on
 from spfemu.mm.config import CONFIG_MMU_GATHER_RCU_TABLE_FREE
 from spfemu.mm.irq import cpu_is_running, local_flush_tlb, send_ipi, wait_for_ipi
@@ -21,6 +21,7 @@ from spfemu.primitives import (
     atomic_fetch_add_relaxed,
     load,
     read_once,
+    smp_load_acquire,
     smp_mb,
     store,
 )
@@ -36,19 +37,24 @@ def flush_tlb_mm(cpu: int, mm: int) -> None:
     # sees the new tlb_gen (pairs with the fence in cpu_idle_exit)
     gen = atomic_fetch_add(mm + MM.tlb_gen, 1) + 1
     smp_mb()
-    local_flush_tlb(cpu)
-    store(cpu + CPU.tlb_gen, gen)
+    if load(cpu + CPU.mm) == mm:
+        local_flush_tlb(cpu)
+        store(cpu + CPU.tlb_gen, gen)
     flush_tlb_others(cpu, mm)
 
 
 @kernel
 def flush_tlb_others(cpu: int, mm: int) -> None:
-    """Interrupt the other CPUs of the mm if there are any."""
+    """Interrupt the other CPUs of the mm if there are any.
+
+    The acquire pairs with the update in switch_mm: what a CPU has written through its TLB before it
+    left the mm is seen before its frames are read or freed.
+    """
     system = load(cpu + CPU.system)
     words = (load(system + SYSTEM.nr_cpus) + 31) >> CPUMASK_SHIFT
     me = load(cpu + CPU.id)
     for i in range(words):
-        mask = read_once(mm + MM.cpumask + i * WORD)
+        mask = smp_load_acquire(mm + MM.cpumask + i * WORD)
         if i == me >> CPUMASK_SHIFT:
             mask = mask & ~(1 << (me & 31))
         if mask != 0:
@@ -76,8 +82,9 @@ def smp_call_function(cpu: int, mm: int) -> None:
 
 @kernel
 def mm_has_cpu(mm: int, index: int) -> int:
-    """Tell whether CPU number `index` runs the mm."""
-    return (read_once(mm + MM.cpumask + (index >> CPUMASK_SHIFT) * WORD) >> (index & 31)) & 1
+    """Tell whether CPU number `index` runs the mm; acquires as `flush_tlb_others`."""
+    mask = smp_load_acquire(mm + MM.cpumask + (index >> CPUMASK_SHIFT) * WORD)
+    return (mask >> (index & 31)) & 1
 
 
 @kernel
@@ -89,12 +96,23 @@ def tlb_gather_mmu(cpu: int, mm: int) -> None:
 
 
 @kernel
-def tlb_remove_page(cpu: int, page: int) -> None:
-    """Collect a frame whose pte has been cleared."""
+def tlb_remove_page(cpu: int, page: int) -> int:
+    """Collect a frame whose pte has been cleared; returns 1 if that was the last there is room for.
+
+    Then the caller lets go of the page-table lock and calls `tlb_flush_mmu`.  A frame with another
+    reference may be collected by another mm's unmapper too, so it cannot be linked by its `lru`.
+    With the only reference being that of the pte, nobody can find the frame any more.
+    """
     gather = cpu + CPU.gather
-    store(page + PAGE.lru, load(gather + GATHER.pages))
-    store(gather + GATHER.pages, page)
     store(gather + GATHER.nr_pages, load(gather + GATHER.nr_pages) + 1)
+    if read_once(page + PAGE.refcount) == 1:
+        store(page + PAGE.lru, load(gather + GATHER.pages))
+        store(gather + GATHER.pages, page)
+        return 0
+    index = load(gather + GATHER.nr_shared)
+    store(gather + GATHER.shared + index * WORD, page)
+    store(gather + GATHER.nr_shared, index + 1)
+    return index + 1 == GATHER_SHARED
 
 
 @kernel
@@ -108,14 +126,19 @@ def tlb_remove_table(cpu: int, page: int) -> None:
 
 
 @kernel
-def tlb_finish_mmu(cpu: int) -> None:
-    """Flush if anything present was cleared, then free what was collected."""
+def tlb_flush_mmu(cpu: int) -> None:
+    """Flush if anything present was cleared, then free what was collected so far."""
     gather = cpu + CPU.gather
-    mm = load(gather + GATHER.mm)
     if load(gather + GATHER.need_flush) != 0:
-        flush_tlb_mm(cpu, mm)
+        flush_tlb_mm(cpu, load(gather + GATHER.mm))
         tlb_batch_free(cpu, gather)
-    store(gather + GATHER.mm, 0)
+
+
+@kernel
+def tlb_finish_mmu(cpu: int) -> None:
+    """Flush and free what was collected, and end the gather."""
+    tlb_flush_mmu(cpu)
+    store(cpu + CPU.gather + GATHER.mm, 0)
 
 
 @kernel
@@ -126,6 +149,9 @@ def tlb_batch_free(cpu: int, gather: int) -> None:
         following = load(page + PAGE.lru)
         put_page(cpu, page)
         page = following
+    for i in range(load(gather + GATHER.nr_shared)):
+        put_page(cpu, load(gather + GATHER.shared + i * WORD))
+        store(gather + GATHER.shared + i * WORD, 0)
     count_vm_events(cpu, Event.PAGES_ZAPPED, load(gather + GATHER.nr_pages))
     tables = load(gather + GATHER.nr_tables)
     if tables != 0:
@@ -142,6 +168,7 @@ def tlb_batch_free(cpu: int, gather: int) -> None:
             page = following
     store(gather + GATHER.pages, 0)
     store(gather + GATHER.nr_pages, 0)
+    store(gather + GATHER.nr_shared, 0)
     store(gather + GATHER.tables, 0)
     store(gather + GATHER.nr_tables, 0)
     store(gather + GATHER.need_flush, 0)

@@ -21,7 +21,7 @@ from spfemu.mm.rbtree import (
     vma_gap_update,
 )
 from spfemu.mm.rcu import call_rcu, rcu_barrier
-from spfemu.mm.rmap import anon_vma_clone, unlink_anon_vmas
+from spfemu.mm.rmap import anon_vma_clone, is_fork_child, unlink_anon_vmas
 from spfemu.mm.spinlock import spin_lock, spin_unlock
 from spfemu.mm.versions import ANON_VMA_EITHER_WAY
 from spfemu.mm.vma_write import (
@@ -493,7 +493,9 @@ def __split_vma(cpu: int, mm: int, vma: int, addr: int, new_below: int) -> int:
     if new == 0:
         return -Errno.ENOMEM
     vma_start_write(cpu, vma)
-    anon_vma_clone(new, vma)
+    if anon_vma_clone(cpu, new, vma) != 0:
+        vm_area_free(cpu, new)
+        return -Errno.ENOMEM
     vm_write_begin(vma)
     if new_below:
         store(new + VMA.vm_end, addr)
@@ -530,12 +532,16 @@ def can_vma_merge(vma: int, vm_flags: int, anon_vma: int) -> int:
 
     Before 6.16, a VMA without anon_vma takes in none that has one, though the other way round is
     fine (is_mergeable_anon_vma wants the VMA's chain to be singular, and an empty one is not).
+    One that was inherited in a fork comes with its ancestors', so only its own kind takes it.
     """
     if load(vma + VMA.vm_flags) != vm_flags or load(vma + VMA.vm_file) != 0:
         return 0
-    if CONFIG_LINUX_VERSION >= ANON_VMA_EITHER_WAY:
-        return is_mergeable_anon_vma(anon_vma, load(vma + VMA.anon_vma))
-    return anon_vma == 0 or anon_vma == load(vma + VMA.anon_vma)
+    own = load(vma + VMA.anon_vma)
+    if anon_vma == own:
+        return 1
+    if own == 0:
+        return CONFIG_LINUX_VERSION >= ANON_VMA_EITHER_WAY and not is_fork_child(anon_vma)
+    return anon_vma == 0 and not is_fork_child(own)
 
 
 @kernel
@@ -588,13 +594,14 @@ def vma_merge(
 
 
 @kernel
-def anon_vma_inherit(dst: int, src: int) -> None:
+def anon_vma_inherit(cpu: int, dst: int, src: int) -> None:
     """Let `dst` share the anon_vma of `src`, whose pages it takes over, unless it has it already.
 
+    That cannot fail: what a fork's child has inherited is not merged with what has no anon_vma.
     Source: dup_anon_vma.
     """
     if load(dst + VMA.anon_vma) == 0:
-        anon_vma_clone(dst, src)
+        anon_vma_clone(cpu, dst, src)
 
 
 @kernel
@@ -612,14 +619,14 @@ def vma_merge_after(
     if merge_upper:
         vma_start_write(cpu, upper)
     if area != upper:
-        anon_vma_inherit(prev, area)
+        anon_vma_inherit(cpu, prev, area)
         vma_remove(cpu, mm, area)  # cases 6, 7
     elif area != 0 and load(area + VMA.vm_start) < end:
-        anon_vma_inherit(prev, area)
+        anon_vma_inherit(cpu, prev, area)
         vma_shift_boundary(prev, area, end)  # case 5
         return
     if merge_upper:
-        anon_vma_inherit(prev, upper)
+        anon_vma_inherit(cpu, prev, upper)
         end = load(upper + VMA.vm_end)
         vma_remove(cpu, mm, upper)  # cases 1, 6
     vm_write_begin(prev)
@@ -636,11 +643,11 @@ def vma_merge_before(cpu: int, mm: int, prev: int, area: int, upper: int, addr: 
     if area != upper:
         vma_start_write(cpu, area)
     if prev != 0 and load(prev + VMA.vm_end) > addr:
-        anon_vma_inherit(upper, prev)
+        anon_vma_inherit(cpu, upper, prev)
         vma_shift_boundary(prev, upper, addr)  # case 4
         return
     if area != upper:
-        anon_vma_inherit(upper, area)
+        anon_vma_inherit(cpu, upper, area)
         vma_remove(cpu, mm, area)  # case 8
     vm_write_begin(upper)
     vma_expand_down(upper, addr)

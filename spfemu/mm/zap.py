@@ -7,7 +7,17 @@ two a new entry would be lost: whoever installs one has to know that no unmapper
 """
 
 from spfemu.kernel import kernel
-from spfemu.layout import CPU, GATHER, MM, PAGE, PAGE_SHIFT, PAGE_SIZE, VMA, WORD
+from spfemu.layout import (
+    CPU,
+    GATHER,
+    GATHER_SHARED,
+    MM,
+    PAGE,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    VMA,
+    WORD,
+)
 from spfemu.mm.config import CONFIG_LINUX_VERSION
 from spfemu.mm.flags import (
     PGDIR_SIZE,
@@ -17,7 +27,7 @@ from spfemu.mm.flags import (
     Pte,
     Vm,
 )
-from spfemu.mm.memory import page_remove_rmap, sync_mm_rss
+from spfemu.mm.memory import add_mm_rss, page_remove_rmap, sync_mm_rss
 from spfemu.mm.page_alloc import virt_to_page
 from spfemu.mm.pgtable import (
     find_pmd,
@@ -32,6 +42,7 @@ from spfemu.mm.spinlock import spin_lock, spin_unlock
 from spfemu.mm.tlb import (
     flush_tlb_mm,
     tlb_finish_mmu,
+    tlb_flush_mmu,
     tlb_gather_mmu,
     tlb_remove_page,
     tlb_remove_table,
@@ -98,17 +109,26 @@ def unmap_page_range(cpu: int, mm: int, start: int, end: int) -> None:
 
 @kernel
 def zap_pte_range(cpu: int, pmd: int, start: int, end: int) -> None:
-    """Clear the entries of one table under its lock.
-
-    The exchange keeps accessed and dirty bits that the hardware may set meanwhile.
-    """
-    ptl = pte_lockptr(cpu, pmd)
-    gather = cpu + CPU.gather
-    removed = 0
-    spin_lock(cpu, ptl)
+    """Clear the entries of one table under its lock; flush in between if the gather gets full."""
     pte = pte_offset(pmd, start)
     last = pte + ((end - start) >> PAGE_SHIFT) * WORD
     while pte < last:
+        pte = zap_ptes(cpu, pte_lockptr(cpu, pmd), pte, last)
+        if load(cpu + CPU.gather + GATHER.nr_shared) == GATHER_SHARED:
+            tlb_flush_mmu(cpu)
+
+
+@kernel
+def zap_ptes(cpu: int, ptl: int, pte: int, last: int) -> int:
+    """Clear entries from `pte` up to `last` or until the gather is full; returns where it ended.
+
+    The exchange keeps accessed and dirty bits that the hardware may set meanwhile.
+    """
+    gather = cpu + CPU.gather
+    removed = 0
+    full = 0
+    spin_lock(cpu, ptl)
+    while pte < last and full == 0:
         if read_once(pte) != 0:
             entry = xchg(pte, 0)
             if pte_present(entry):
@@ -116,11 +136,12 @@ def zap_pte_range(cpu: int, pmd: int, start: int, end: int) -> None:
                 if (entry & Pte.SPECIAL) == 0:
                     page = virt_to_page(cpu, entry & PTE_ADDR_MASK)
                     page_remove_rmap(page)
-                    tlb_remove_page(cpu, page)
+                    full = tlb_remove_page(cpu, page)
                     removed += 1
         pte += WORD
     spin_unlock(ptl)
-    store(cpu + CPU.rss_anon, load(cpu + CPU.rss_anon) - removed)
+    add_mm_rss(cpu, load(gather + GATHER.mm), -removed)
+    return pte
 
 
 @kernel

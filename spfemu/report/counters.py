@@ -44,6 +44,7 @@ COUNTERS = {
     "VMA_SPLIT": "mappings split",
     "PAGES_ZAPPED": "pages unmapped",
     "TABLES_FREED": "page tables freed",
+    "CALL_FORK": "forks",
     "TLB_MISS": "accesses that walked the page tables",
     "TLB_FLUSH": "flushes of the own TLB",
     "TLB_SHOOTDOWN_SENT": "interrupts sent to flush other TLBs",

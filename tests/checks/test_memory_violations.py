@@ -206,6 +206,8 @@ def zero_page_kind(good: GoodSegment) -> None:
     "^frame .* has refcount 1 instead of 2",
     "^frame .* has mapcount 1 instead of 2",
     "^mm 0: frame .*, mapped at 0x10906000, has index 0x10903 instead of 0x10906$",
+    "^mm 0: the pte of 0x10903000 is writable, but frame .* is mapped by 2 ptes$",
+    "^mm 0: the pte of 0x10906000 is writable, but frame .* is mapped by 2 ptes$",
     "^mm 0 counts .* but .* are mapped",
 )
 def mapped_twice(good: GoodSegment) -> None:

@@ -228,7 +228,7 @@ def fault_while_the_slot_goes_to_the_other_process(process):
         a.runs_until(IN_LOOKUP)
         slot = slot_of(process, AREA)
         assert process.call("munmap", AREA, 16 << 12, cpu=1) == 0
-        process.segment.cpus["mm"][1] = process.segment.mm(1)
+        process.engine.call("switch_mm", process.segment.cpu(1), process.segment.mm(1))
         assert process.call("mmap", AREA, 16 << 12, RW, FIXED, cpu=1) == AREA
         assert slot_of(process, AREA) == slot
         return a.runs_to_end()

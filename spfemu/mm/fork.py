@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: MIT
+"""The life of an mm: made fresh or as a copy of another, shared by users, taken down by the last.
+
+Answers to kernel/fork.c, mm/mmap.c (exit_mmap) and mm/memory.c (copy_page_range) of Linux 5.12.
+A fork copies no page: parent and child map the same frames, read-only, and the first to write to
+one gets a copy (do_wp_page).  Differs in that only the mm is copied: there are no tasks, so the
+caller of `sys_fork` holds the child's only reference, and any CPU may run it (`switch_mm`).
+"""
+
+from spfemu.events import Event
+from spfemu.kernel import kernel, slowpath
+from spfemu.layout import CPU, MM, PAGE, PAGE_SHIFT, RCU_QUEUE, SYSTEM, VMA, WORD
+from spfemu.mm.bug import Bug, vm_bug_on
+from spfemu.mm.context import switch_mm
+from spfemu.mm.flags import PTE_ADDR_MASK, PUD_SIZE, Errno, PageKind, Pte, Vm
+from spfemu.mm.memory import sync_mm_rss
+from spfemu.mm.mmap import remove_vma_list
+from spfemu.mm.mmap_lock import mmap_write_lock, mmap_write_lock_killable, mmap_write_unlock
+from spfemu.mm.page_alloc import alloc_zeroed_page, get_page, page_address, virt_to_page
+from spfemu.mm.pgtable import (
+    alloc_pmd,
+    find_pmd,
+    free_table_now,
+    pte_lockptr,
+    pte_offset,
+    pte_present,
+    set_pte,
+    table_alloc,
+)
+from spfemu.mm.rcu import rcu_barrier
+from spfemu.mm.rmap import anon_vma_fork
+from spfemu.mm.spinlock import spin_lock, spin_unlock
+from spfemu.mm.syscalls import syscall_result
+from spfemu.mm.tlb import flush_tlb_mm
+from spfemu.mm.vma import vm_area_dup, vm_area_free, vm_area_reserve, vma_link, vma_pages
+from spfemu.mm.vma_write import (
+    vm_write_begin,
+    vm_write_end,
+    vma_mark_attached,
+    vma_start_write,
+    vmas_mark_detached,
+    vmas_start_write,
+)
+from spfemu.mm.vmstat import count_vm_event
+from spfemu.mm.zap import pmd_addr_end, unmap_region
+from spfemu.primitives import (
+    atomic_fetch_add,
+    atomic_fetch_add_relaxed,
+    atomic_fetch_and,
+    load,
+    read_once,
+    store,
+)
+
+# An mm: its slot, its top-level table, its users.
+
+
+@slowpath
+def mm_slot_alloc(cpu: int) -> int:
+    """Take a free mm_struct; 0 if there is none."""
+    system = load(cpu + CPU.system)
+    spin_lock(cpu, system + SYSTEM.mm_slots_lock)
+    mm = load(system + SYSTEM.mm_free)
+    if mm != 0:
+        store(system + SYSTEM.mm_free, load(mm + MM.next_free))
+    spin_unlock(system + SYSTEM.mm_slots_lock)
+    return mm
+
+
+@slowpath
+def mm_slot_free(cpu: int, mm: int) -> None:
+    """Give back an mm_struct that nobody refers to."""
+    system = load(cpu + CPU.system)
+    store(mm + MM.in_use, 0)
+    spin_lock(cpu, system + SYSTEM.mm_slots_lock)
+    store(mm + MM.next_free, load(system + SYSTEM.mm_free))
+    store(system + SYSTEM.mm_free, mm)
+    spin_unlock(system + SYSTEM.mm_slots_lock)
+
+
+@slowpath
+def mm_alloc(cpu: int, layout: int) -> int:
+    """Return an empty mm with one user, or 0 if no mm_struct or frame is left.
+
+    Its address space is divided as that of mm `layout`, with an empty heap.  Source: mm_alloc,
+    mm_init.
+    """
+    mm = mm_slot_alloc(cpu)
+    if mm == 0:
+        return 0
+    if mm_alloc_pgd(cpu, mm) != 0:
+        mm_slot_free(cpu, mm)
+        return 0
+    index = load(mm + MM.id)
+    pgd = load(mm + MM.pgd)
+    for i in range(MM.SIZE // WORD):
+        store(mm + i * WORD, 0)
+    store(mm + MM.id, index)
+    store(mm + MM.pgd, pgd)
+    store(mm + MM.pgtables, 1)
+    store(mm + MM.mmap_base, load(layout + MM.mmap_base))
+    store(mm + MM.task_size, load(layout + MM.task_size))
+    store(mm + MM.mmap_min_addr, load(layout + MM.mmap_min_addr))
+    store(mm + MM.start_brk, load(layout + MM.start_brk))
+    store(mm + MM.brk, load(layout + MM.start_brk))
+    store(mm + MM.mm_users, 1)
+    store(mm + MM.in_use, 1)
+    return mm
+
+
+@kernel
+def mm_alloc_pgd(cpu: int, mm: int) -> int:
+    """Give `mm` a top-level table; 0 or -ENOMEM."""
+    page = alloc_zeroed_page(cpu, PageKind.TABLE)
+    if page == 0:
+        return -Errno.ENOMEM
+    store(page + PAGE.ptl, 0)
+    store(page + PAGE.private, mm)
+    store(mm + MM.pgd, page_address(cpu, page))
+    return 0
+
+
+@kernel
+def mmget(mm: int) -> None:
+    """Count one user more; the caller knows that there is another."""
+    atomic_fetch_add_relaxed(mm + MM.mm_users, 1)
+
+
+@kernel
+def mmput(cpu: int, mm: int) -> None:
+    """Drop a user's reference; with the last one the mm and all that it maps are gone.
+
+    The full order of the decrement puts what other users did before the teardown.
+    """
+    users = atomic_fetch_add(mm + MM.mm_users, -1)
+    vm_bug_on(users <= 0, Bug.REFCOUNT_UNDERFLOW)
+    if users == 1:
+        __mmput(cpu, mm)
+
+
+@slowpath
+def __mmput(cpu: int, mm: int) -> None:
+    """Take down an mm without users (__mmput, __mmdrop)."""
+    vm_bug_on(load(cpu + CPU.mm) == mm, Bug.MM_IN_USE)
+    exit_mmap(cpu, mm)
+    free_table_now(cpu, virt_to_page(cpu, load(mm + MM.pgd)))
+    mm_slot_free(cpu, mm)
+
+
+@kernel
+def exit_mmap(cpu: int, mm: int) -> None:
+    """Unmap everything and free VMAs and page tables; nobody else knows the mm any more.
+
+    So the lock is free, and VMAs are freed at once.  No CPU runs the mm: the flush asks nobody.
+    """
+    vma = load(mm + MM.mmap)
+    if vma != 0:
+        mmap_write_lock(cpu, mm)
+        vmas_start_write(cpu, vma, load(mm + MM.task_size))
+        vmas_mark_detached(cpu, vma)
+        mmap_write_unlock(cpu, mm)
+        unmap_region(cpu, mm, vma, 0, 0)
+        remove_vma_list(cpu, mm, vma)
+
+
+@kernel
+def exit_mm(cpu: int, next_mm: int) -> None:
+    """End this CPU's thread: go on with that of `next_mm`, drop the reference to the old mm."""
+    mm = load(cpu + CPU.mm)
+    switch_mm(cpu, next_mm)
+    mmput(cpu, mm)
+
+
+# Fork.
+
+
+@kernel
+def sys_fork(cpu: int) -> int:
+    """Make a copy of this CPU's mm; returns it, with one user, or a negative errno.
+
+    -ENOMEM: no memory, or no mm_struct is left; -EINTR: a fatal signal ended the wait for the mmap
+    lock.
+    """
+    count_vm_event(cpu, Event.CALL_FORK)
+    vm_area_reserve(cpu)
+    mm = dup_mm(cpu)
+    if mm == -Errno.ENOMEM and load(cpu + CPU.rcu + RCU_QUEUE.nr) != 0:
+        # the kernel would reclaim: here, what this CPU has freed may still wait for its time
+        rcu_barrier(cpu)
+        mm = dup_mm(cpu)
+    return syscall_result(cpu, mm)
+
+
+@slowpath
+def dup_mm(cpu: int) -> int:
+    """Copy this CPU's mm; returns the copy or a negative errno with everything undone."""
+    oldmm = load(cpu + CPU.mm)
+    mm = mm_alloc(cpu, oldmm)
+    if mm == 0:
+        return -Errno.ENOMEM
+    error = dup_mmap(cpu, mm, oldmm)
+    if error != 0:
+        mmput(cpu, mm)
+        return error
+    return mm
+
+
+@kernel
+def dup_mmap(cpu: int, mm: int, oldmm: int) -> int:
+    """Copy all VMAs of `oldmm` and what they map; 0, -EINTR or -ENOMEM with a part done."""
+    if mmap_write_lock_killable(cpu, oldmm) != 0:
+        return -Errno.EINTR
+    mmap_write_lock(cpu, mm)
+    sync_mm_rss(cpu)
+    store(mm + MM.brk, load(oldmm + MM.brk))
+    error = 0
+    prev = 0
+    mpnt = load(oldmm + MM.mmap)
+    while mpnt != 0 and error == 0:
+        # until the flush, no fault may copy a page of it either (6.4.1; Dufour's v12, patch 18)
+        vma_start_write(cpu, mpnt)
+        vm_write_begin(mpnt)
+        vma = dup_vma(cpu, mm, mpnt, prev)
+        error = copy_page_range(cpu, vma, mpnt) if vma != 0 else -Errno.ENOMEM
+        prev = vma
+        mpnt = load(mpnt + VMA.vm_next)
+    dup_mmap_unlock(cpu, mm, oldmm, mpnt)
+    return error
+
+
+@kernel
+def dup_mmap_unlock(cpu: int, mm: int, oldmm: int, rest: int) -> None:
+    """End the copying of all VMAs or of those before `rest`.
+
+    The parent's TLBs are flushed before its lock is released: until then its threads write to
+    frames that the copy shares, through translations from before.  A fault that copied such a
+    frame earlier, as one may once the lock is free, would lose what they write.
+    """
+    mmap_write_unlock(cpu, mm)
+    flush_tlb_mm(cpu, oldmm)
+    mpnt = load(oldmm + MM.mmap)
+    while mpnt != rest:
+        vm_write_end(mpnt)
+        mpnt = load(mpnt + VMA.vm_next)
+    mmap_write_unlock(cpu, oldmm)
+
+
+@kernel
+def dup_vma(cpu: int, mm: int, mpnt: int, prev: int) -> int:
+    """Copy one VMA into `mm`, behind `prev`, with an anon_vma of its own; 0 if out of memory."""
+    vma = vm_area_dup(cpu, mpnt)
+    if vma == 0:
+        return 0
+    store(vma + VMA.vm_mm, mm)
+    if anon_vma_fork(cpu, vma, mpnt) != 0:
+        vm_area_free(cpu, vma)
+        return 0
+    vma_start_write(cpu, vma)
+    vma_mark_attached(cpu, vma)
+    vma_link(mm, vma, prev)
+    store(mm + MM.total_vm, load(mm + MM.total_vm) + vma_pages(vma))
+    return vma
+
+
+@kernel
+def copy_page_range(cpu: int, vma: int, src_vma: int) -> int:
+    """Let the child's copy `vma` map what `src_vma` maps; 0 or -ENOMEM with a part done.
+
+    Without an anon_vma there are no pages of its own, at most the zero page, which faults bring
+    again.  Needs both mmap locks for writing.
+    """
+    if load(src_vma + VMA.anon_vma) == 0:
+        return 0
+    src_mm = load(src_vma + VMA.vm_mm)
+    mm = load(vma + VMA.vm_mm)
+    end = load(src_vma + VMA.vm_end)
+    address = load(src_vma + VMA.vm_start)
+    while address < end:
+        next_ = pmd_addr_end(address, end)
+        slot = find_pmd(src_mm, address)
+        if slot == 0:
+            # nothing below this pud entry
+            next_ = (address + PUD_SIZE) & -PUD_SIZE
+        else:
+            src_pmd = read_once(slot)
+            if src_pmd != 0:
+                pmd = copy_alloc_pmd(cpu, mm, address)
+                if pmd == 0:
+                    return -Errno.ENOMEM
+                vm_flags = load(src_vma + VMA.vm_flags)
+                count = copy_pte_range(cpu, pmd, src_pmd, address, next_, vm_flags)
+                atomic_fetch_add_relaxed(mm + MM.rss_anon, count)
+        address = next_
+    return 0
+
+
+@kernel
+def copy_alloc_pmd(cpu: int, mm: int, address: int) -> int:
+    """Entry of the child's table of ptes for `address`, made if need be; 0 if out of memory."""
+    slot = alloc_pmd(cpu, mm, address)
+    if slot == 0:
+        return 0
+    pmd = read_once(slot)
+    if pmd == 0:
+        pmd = table_alloc(cpu, mm, slot)
+    return pmd
+
+
+@kernel
+def copy_pte_range(cpu: int, pmd: int, src_pmd: int, start: int, end: int, vm_flags: int) -> int:
+    """Copy the entries of one table; returns how many map pages other than the zero page.
+
+    Both page-table locks are held, the child's first: the one case of two at a time.  The child's
+    is another table's than any fault's of the parent, and nobody takes them the other way round.
+    """
+    dst_ptl = pte_lockptr(cpu, pmd)
+    src_ptl = pte_lockptr(cpu, src_pmd)
+    count = 0
+    spin_lock(cpu, dst_ptl)
+    spin_lock(cpu, src_ptl)
+    pte = pte_offset(pmd, start)
+    src_pte = pte_offset(src_pmd, start)
+    last = src_pte + ((end - start) >> PAGE_SHIFT) * WORD
+    while src_pte < last:
+        if pte_present(read_once(src_pte)):
+            count += copy_present_pte(cpu, pte, src_pte, vm_flags)
+        pte += WORD
+        src_pte += WORD
+    spin_unlock(src_ptl)
+    spin_unlock(dst_ptl)
+    return count
+
+
+@kernel
+def copy_present_pte(cpu: int, pte: int, src_pte: int, vm_flags: int) -> int:
+    """Copy one entry, write-protecting both if the mapping is private; 1 unless the zero page's.
+
+    The right to write is taken by one atomic update: the hardware may be setting accessed and dirty
+    bits.
+    """
+    entry = read_once(src_pte)
+    if is_cow_mapping(vm_flags) and entry & Pte.RW:
+        entry = atomic_fetch_and(src_pte, ~Pte.RW) & ~Pte.RW
+    found = 0
+    if (entry & Pte.SPECIAL) == 0:
+        page = virt_to_page(cpu, entry & PTE_ADDR_MASK)
+        get_page(page)
+        page_dup_rmap(page)
+        found = 1
+    set_pte(pte, entry & ~Pte.ACCESSED)
+    return found
+
+
+@kernel
+def is_cow_mapping(vm_flags: int) -> int:
+    """Tell whether pages of the mapping are copied when written to (include/linux/mm.h)."""
+    return (vm_flags & (Vm.SHARED | Vm.MAYWRITE)) == Vm.MAYWRITE
+
+
+@kernel
+def page_dup_rmap(page: int) -> None:
+    """Count one mapping more of a page that is mapped; under a page-table lock (mm/rmap.c)."""
+    atomic_fetch_add_relaxed(page + PAGE.mapcount, 1)
