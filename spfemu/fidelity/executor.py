@@ -4,17 +4,17 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import os
 import platform
 import resource
 import signal
 import time
-import traceback
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,13 +29,13 @@ from spfemu.fidelity.channel import (
     ChannelMemory,
 )
 from spfemu.layout import PAGE_MASK, PAGE_SIZE
+from spfemu.measure import processes
 from spfemu.mm.bug import Bug
 
 HANG_SECONDS = 10.0
 """A request that takes longer hangs: it is a thousand operations of microseconds each."""
-_WAIT_NS = 100_000_000
-_EXIT_FAILED = 1
-_PR_SET_PDEATHSIG = 1
+_WAIT_NS = 2_000_000
+"""Between two looks at whether the process is still there: a dead one wakes nobody."""
 _PR_SET_THP_DISABLE = 41
 _CAPABILITY_VERSION_3 = 0x20080522
 _NR_CAPSET = 126 if platform.machine() == "x86_64" else 91
@@ -68,7 +68,7 @@ class ExecutorDied(Exception):  # noqa: N818 that is what it says
     """The process ended or hangs; the message says how, STREAM_END how far it came."""
 
 
-class Executor:
+class Executor(ABC):
     """A forked process that runs requests until it is killed.
 
     Leaving the context kills it.
@@ -77,7 +77,7 @@ class Executor:
     def __init__(self, engine: NativeEngine) -> None:
         self.engine = engine
         self.channel = ChannelMemory()
-        self.pid = 0
+        self._process: Any = None
 
     def __enter__(self) -> Self:
         """Start the process."""
@@ -98,38 +98,23 @@ class Executor:
     def _serve(self) -> NoReturn:
         """Run requests, in the child."""
 
+    @property
+    def pid(self) -> int:
+        """The process, 0 if there is none."""
+        return 0 if self._process is None else int(self._process.pid)
+
     def start(self) -> None:
         """Fork the process."""
         self.channel[Channel.REQUEST] = self.channel[Channel.REPLY] = 0
-        parent = os.getpid()
-        self.pid = os.fork()
-        if self.pid == 0:
-            self._child(parent)
-
-    def _child(self, parent: int) -> NoReturn:
-        try:
-            # Ctrl-C is the parent's to handle, and the child goes when the parent does
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-            if os.getppid() == parent:
-                self._serve()
-        except BaseException:  # noqa: BLE001 whatever it is, a child must not go on as its parent
-            traceback.print_exc()
-        finally:
-            os._exit(_EXIT_FAILED)
+        with processes.uninterrupted():
+            self._process = processes.start(type(self).__name__, self._serve)
 
     def kill(self) -> None:
         """End the process, if there is one."""
-        if self.pid:
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
-            self.pid = 0
-
-    def restart(self) -> None:
-        """Replace the process by a new one."""
-        self.kill()
-        self.start()
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self._process = None
 
     def send(self, words: list[int]) -> None:
         """Have operations run; `receive` waits for the end."""
@@ -168,11 +153,11 @@ class Executor:
                 raise ExecutorDied(f"does not return within {hang_seconds:g} s")
 
     def _check_alive(self) -> None:
-        pid, status = os.waitpid(self.pid, os.WNOHANG)
-        if pid == 0:
+        assert self._process is not None
+        code = self._process.exitcode
+        if code is None:
             return
-        self.pid = 0
-        code = os.waitstatus_to_exitcode(status)
+        self.kill()
         if code in set(Bug):
             raise ExecutorDied(f"stopped at the kernel assertion {Bug(code).name}")
         if code < 0:
@@ -188,6 +173,8 @@ class EmulatedExecutor(Executor):
         self.cpu = cpu
 
     def _serve(self) -> NoReturn:
+        # a wrong kernel function may crash: that is a difference, not a reason for a stack trace
+        faulthandler.disable()
         self.engine.call("serve", self.cpu, self.channel.address)
         raise AssertionError("serve returned")
 

@@ -47,7 +47,9 @@ from spfemu.segment import Geometry, Segment
 ARENAS = tuple((1 << 44) + (i << 40) for i in range(16))
 GUARD_PAGES = 2
 """Pages left free behind the heap's window: the heap may not grow up to another mapping."""
-GEOMETRY = Geometry(nr_frames=4096, nr_vmas=4096, nr_anon_vmas=1024)
+GEOMETRY = Geometry(nr_frames=512, nr_vmas=4096, nr_anon_vmas=1024)
+POISON = 0x6B6B6B6B6B6B6B6B
+"""What free frames hold before a program runs (include/linux/poison.h: POISON_FREE)."""
 THREADS = 2
 """mm_users: with one thread, faults would not be speculative and VMAs not freed through RCU."""
 _GUARD = int(Map.SHARED | Map.ANONYMOUS | Map.FIXED)
@@ -257,8 +259,10 @@ class Pair:
 
     def _restore(self) -> None:
         """Put the emulated machine into the state in which no program has run."""
-        if self._initial is not None:
-            self.segment.words[: len(self._initial)] = self._initial
+        assert self._initial is not None
+        used = len(self._initial)
+        self.segment.words[:used] = self._initial
+        self.segment.words[used:] = POISON
 
     def _describe(self, channel: ChannelMemory, foreign: Sequence[Mapped]) -> None:
         """Tell an executor where things are."""

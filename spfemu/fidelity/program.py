@@ -44,7 +44,7 @@ _EXPLAINED = {
     Window.TOP: f"ends {WINDOW_PAGES[Window.TOP]} pages on, where mappings without a hint go first",
 }
 _OTHER_TYPES = (Map.SHARED, 8)  # what the emulator does not have; the other is MAP_DROPPABLE
-_KNOWN_FLAGS = MAP_TYPE | Map.FIXED | Map.ANONYMOUS | Map.FIXED_NOREPLACE
+_KNOWN_FLAGS = int(MAP_TYPE | Map.FIXED | Map.ANONYMOUS | Map.FIXED_NOREPLACE)
 _BOUNDED = (Kind.MMAP, Kind.MUNMAP)
 """Calls that refuse a length beyond the address space before they do anything."""
 
@@ -141,24 +141,21 @@ def load(path: str | Path) -> list[Operation]:
     operations = []
     for count, line in enumerate(file.operations, 1):
         try:
-            operations.append(_operation(line))
-            check_safe(operations[-1])
+            operation = _operation(line)
         except ValueError as error:
             raise UsageError(f"{path}: operation {count}: {error}") from error
+        problem = unsafe(operation)
+        if problem:
+            raise UsageError(f"{path}: operation {count}: {problem}")
+        operations.append(operation)
     return operations
 
 
-def check_safe(operation: Operation) -> None:
-    """Raise ValueError for an operation that must not be run.
+def unsafe(operation: Operation) -> str:
+    """Say why an operation must not be run, or nothing.
 
     One that reaches out of its window could change what the executor itself lives on.
     """
-    problem = _unsafe(operation)
-    if problem:
-        raise ValueError(problem)
-
-
-def _unsafe(operation: Operation) -> str:
     for name in ("address", "length"):
         if not -_WRAP // 2 <= getattr(operation, name) < _WRAP:
             return f"{name} does not fit 64 bits"
@@ -249,5 +246,5 @@ def _names(value: int, flags: type[IntFlag], prefix: str) -> str:
     for flag in flags:
         if flag and value & flag == flag:
             names.append(prefix + str(flag.name))
-            value &= ~flag
+            value &= ~int(flag)
     return " | ".join([*names, f"{value:#x}"] if value or not names else names)

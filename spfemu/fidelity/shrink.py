@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import msgspec
 
 from spfemu.fidelity.interpreter import Kind
-from spfemu.fidelity.program import WINDOW_PAGES, Operation, Window
+from spfemu.fidelity.program import WINDOW_PAGES, Operation, Window, unsafe
 from spfemu.layout import PAGE_MASK, PAGE_SIZE
 from spfemu.mm.flags import Map, Prot
 
@@ -52,12 +52,13 @@ class _Shrinker:
             before = self.best
             self._remove()
             self._simplify()
+            self._move_to_arena()
             self._close_up()
         return self.best
 
     def _accept(self, candidate: list[Operation]) -> bool:
-        """Take the candidate, up to its difference, if it has one."""
-        if self.trials >= MAX_TRIALS:
+        """Take the candidate, up to its difference, if it may be run and has one."""
+        if self.trials >= MAX_TRIALS or any(unsafe(o) for o in candidate):
             return False
         self.trials += 1
         index = self.judge(candidate)
@@ -85,6 +86,18 @@ class _Shrinker:
                     break
             index += 1
 
+    def _move_to_arena(self) -> None:
+        """Do in the arena what is done in another window."""
+        for window in WINDOW_PAGES:
+            candidate = [
+                msgspec.structs.replace(o, window=Window.ARENA)
+                if o.window is window and o.kind is not Kind.BRK
+                else o
+                for o in self.best
+            ]
+            if candidate != self.best:
+                self._accept(candidate)
+
     def _close_up(self) -> None:
         """Take single pages out of the address space, as if they had never been there."""
         for window, pages in WINDOW_PAGES.items():
@@ -102,15 +115,17 @@ def without_page(operation: Operation, window: Window, page: int) -> Operation:
     if operation.window is not window:
         return operation
     first, rest = divmod(operation.address, PAGE_SIZE)
-    pages = (rest + max(operation.length, 0) + PAGE_SIZE - 1) // PAGE_SIZE
+    pages = max((rest + operation.length + PAGE_SIZE - 1) // PAGE_SIZE, 1)
     address, length = operation.address, operation.length
-    if first <= page < first + pages <= WINDOW_PAGES[window] and length > PAGE_SIZE:
+    if first <= page < first + pages:
+        if not 1 < pages <= WINDOW_PAGES[window]:
+            return operation
         length -= PAGE_SIZE
-    if window is Window.TOP:
-        address += PAGE_SIZE if first + min(pages, 1) <= page else 0
-        address += PAGE_SIZE if length != operation.length else 0
-    elif first > page:
-        address -= PAGE_SIZE
+        address += PAGE_SIZE if window is Window.TOP else 0
+    elif window is Window.TOP:
+        address += PAGE_SIZE if first < page else 0
+    else:
+        address -= PAGE_SIZE if first > page else 0
     return msgspec.structs.replace(operation, address=address, length=length)
 
 
@@ -154,6 +169,8 @@ def _candidates(operation: Operation) -> Iterator[Operation]:
         yield change(operation, address=0)
         yield change(operation, address=aligned // 2 & PAGE_MASK)
         yield change(operation, address=max(aligned - PAGE_SIZE, 0))
+    elif operation.kind not in (Kind.BRK, Kind.UNMAP_ALL):
+        yield change(operation, window=Window.ARENA, address=0)
     length = operation.length
     if length > 0:
         pages = (length + PAGE_SIZE - 1) & PAGE_MASK

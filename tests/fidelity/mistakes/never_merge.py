@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: MIT
+"""A kernel that never merges two VMAs."""
+
+from spfemu.kernel import kernel
+
+
+@kernel
+def vma_merge(
+    cpu: int, mm: int, prev: int, addr: int, end: int, vm_flags: int, anon_vma: int, pgoff: int
+) -> int:
+    return 0

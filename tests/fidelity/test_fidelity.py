@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: MIT
+"""The emulated kernel against the real one; and that a wrong one is found out."""
+
+import pytest
+
+from spfemu.errors import UsageError
+from spfemu.fidelity import executor, known, program, run
+from spfemu.fidelity.interpreter import Kind
+from spfemu.fidelity.program import Operation, Window
+from spfemu.mm import versions
+from spfemu.mm.flags import Madv, Map, Prot
+
+SEED = 20210430
+ENOUGH = 30_000
+"""Operations in which each mistake shows many times over."""
+FIXED = int(Map.PRIVATE | Map.ANONYMOUS | Map.FIXED)
+ANYWHERE = int(Map.PRIVATE | Map.ANONYMOUS)
+RW = int(Prot.READ | Prot.WRITE)
+PAGE = 4096
+
+
+def mmap(page, pages, prot, flags=FIXED):
+    return Operation(Kind.MMAP, Window.ARENA, page * PAGE, pages * PAGE, prot=prot, flags=flags)
+
+
+def mprotect(page, pages, prot):
+    return Operation(Kind.MPROTECT, Window.ARENA, page * PAGE, pages * PAGE, prot=prot)
+
+
+def write(page):
+    return Operation(Kind.WRITE, Window.ARENA, page * PAGE, value=1)
+
+
+def brk(pages):
+    return Operation(Kind.BRK, Window.HEAP, pages * PAGE)
+
+
+@pytest.mark.parametrize("protocol", ["classic", "spf"])
+def test_random_programs_do_what_they_do_on_the_real_kernel(protocol):
+    result = run.run_fidelity(operations=10_000, seed=SEED, protocol=protocol)
+
+    assert result.found is None, result.found.listing
+    assert result.operations == sum(result.counts.values()) == 10_000
+    assert result.operations_per_second > 0
+    assert not result.partial
+    # they did something
+    assert set(result.counts) == {k.name.lower() for k in Kind if k is not Kind.UNMAP_ALL}
+    for event in ("VMA_MERGE", "VMA_SPLIT", "ANON_PAGE", "ANON_ZERO_PAGE", "WP_COPY",
+                  "PAGES_ZAPPED", "TABLES_FREED", "FAULT_SIGSEGV_ACCERR"):  # fmt: skip
+        assert result.events[event] > 10, event
+    if protocol == "spf":
+        assert result.events["SPF_ATTEMPT"] > result.events["SPF_ABORT"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "aspects", "most"),
+    [
+        ("never_split", {"mappings", "present pages", "result"}, 2),
+        ("never_merge", {"mappings"}, 2),
+        ("keep_pages", {"present pages"}, 3),
+        ("dirty_pages", {"contents"}, 2),
+        ("needless_faults", {"minor faults"}, 4),
+        ("lost_reference", {"emulator"}, 4),
+    ],
+)
+def test_a_wrong_kernel_is_found_out_and_the_program_shrunk(name, aspects, most, mistake, tmp_path):
+    if name == "needless_faults" and known.host_version() < versions.MPROTECT_MAKES_WRITABLE:
+        pytest.skip("this kernel takes these faults")
+    overrides = [mistake(name)]
+
+    found = run.run_fidelity(operations=ENOUGH, seed=SEED, overrides=overrides).found
+
+    assert found is not None
+    assert found.difference.aspect in aspects
+    assert len(found.operations) <= most
+    # the file shows it again, and only with the mistake
+    path = tmp_path / "program"
+    path.write_bytes(found.encode())
+    operations = program.load(path)
+    assert operations == found.operations
+    again = run.replay(operations, overrides=overrides)
+    assert again is not None
+    assert again.difference.aspect == found.difference.aspect
+    assert again.listing == found.listing
+    assert run.replay(operations) is None
+
+
+def test_a_run_repeats(mistake):
+    """The same seed finds the same program, whatever addresses the real kernel chooses."""
+    overrides = [mistake("keep_pages")]
+
+    first, second = (
+        run.run_fidelity(operations=ENOUGH, seed=1, overrides=overrides) for _ in range(2)
+    )
+
+    assert first.found is not None
+    assert second.found is not None
+    assert first.found.encode() == second.found.encode()
+    assert first.operations == second.operations
+
+
+CHANGES = {
+    versions.MPROTECT_MAKES_WRITABLE: (
+        "minor faults",
+        [mmap(0, 1, RW), write(0), mprotect(0, 1, Prot.READ), mprotect(0, 1, RW), write(0)],
+    ),
+    versions.BRK_NEEDS_A_MAPPING: (
+        "result",
+        [brk(3), Operation(Kind.MUNMAP, Window.HEAP, 2 * PAGE, PAGE), brk(2)],
+    ),
+    versions.MPROTECT_DROPS_ACCOUNT: (
+        "mappings",
+        [mmap(0, 1, Prot.READ), mmap(1, 1, RW), mprotect(1, 1, Prot.READ)],
+    ),
+    versions.MMAP_ALIGNS_TO_PMD: (
+        "result",
+        # at most one of two neighbours is aligned without being made to be
+        [
+            Operation(Kind.MMAP, length=2 << 20, flags=ANYWHERE),
+            Operation(Kind.MMAP, length=PAGE, flags=ANYWHERE),
+            Operation(Kind.MMAP, length=2 << 20, flags=ANYWHERE),
+        ],
+    ),
+    versions.ANON_VMA_EITHER_WAY: (
+        "mappings",
+        [mmap(1, 1, Prot.WRITE), mmap(0, 1, RW), write(1), mprotect(1, 1, RW)],
+    ),
+}
+
+
+@pytest.mark.parametrize("version", CHANGES, ids=hex)
+def test_every_change_of_a_later_kernel_can_be_switched_and_is_noticed(version):
+    if known.host_version() < version:
+        pytest.skip("this kernel does not have the change")
+    aspect, operations = CHANGES[version]
+
+    found = run.replay(operations, config={"CONFIG_LINUX_VERSION": version - 1})
+
+    assert found is not None
+    assert found.difference.aspect == aspect
+    assert run.replay(operations) is None
+
+
+def test_changes_are_all_tried():
+    declared = {value for name, value in vars(versions).items() if name.isupper()}
+    assert declared == set(CHANGES)
+    assert max(declared) <= known.NEWEST
+
+
+def test_an_emulator_that_hangs_is_a_difference(mistake, monkeypatch):
+    monkeypatch.setattr("spfemu.fidelity.pair.HANG_SECONDS", 0.3)
+    unaligned = Operation(Kind.MADVISE, Window.ARENA, 1, PAGE, value=int(Madv.DONTNEED))
+
+    found = run.replay([unaligned], overrides=[mistake("never_return")])
+
+    assert found is not None
+    assert found.difference.aspect == "emulator"
+    assert "does not return" in found.difference.emulated
+    assert found.difference.host == "returned EINVAL"
+
+
+def test_the_processes_end_with_the_run(monkeypatch):
+    started = []
+    start = executor.Executor.start
+
+    def note(self):
+        start(self)
+        started.append(self._process)
+
+    monkeypatch.setattr(executor.Executor, "start", note)
+
+    run.run_fidelity(operations=100, seed=SEED)
+
+    assert len(started) == 2
+    assert all(process.exitcode is not None for process in started)
+
+
+def test_an_interrupted_run_keeps_what_it_has(monkeypatch):
+    batch = run._Session._batch
+
+    def interrupted(self, *arguments):
+        if self.result.operations:
+            raise KeyboardInterrupt
+        batch(self, *arguments)
+
+    monkeypatch.setattr(run._Session, "_batch", interrupted)
+
+    result = run.run_fidelity(operations=ENOUGH, seed=SEED)
+
+    assert result.partial
+    assert result.operations == run.BATCH_OPERATIONS
+
+
+def test_a_difference_that_is_gone_is_told(monkeypatch):
+    monkeypatch.setattr(run._Session, "_judge", lambda self, operations: None)
+
+    result = run.run_fidelity(
+        operations=ENOUGH, seed=SEED, config={"CONFIG_LINUX_VERSION": known.OLDEST}
+    )
+
+    if known.host_version() < versions.BRK_NEEDS_A_MAPPING:
+        pytest.skip("this kernel does not differ from the oldest")
+    assert result.found is None
+    assert result.unrepeated
+    assert result.operations == ENOUGH
+
+
+@pytest.mark.parametrize("limit", [{"operations": 0}, {"seconds": -1.0}])
+def test_limits_must_be_positive(limit):
+    with pytest.raises(UsageError, match="must be more than 0"):
+        run.run_fidelity(**limit)
+
+
+def test_seconds_end_a_run():
+    result = run.run_fidelity(seconds=0.2, seed=SEED)
+
+    assert result.operations > 0
+    assert result.seconds >= 0.2
