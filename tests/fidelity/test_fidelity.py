@@ -60,7 +60,7 @@ def test_random_programs_do_what_they_do_on_the_real_kernel(protocol):
         ("keep_pages", {"present pages"}, 3),
         ("dirty_pages", {"contents"}, 2),
         ("needless_faults", {"minor faults"}, 4),
-        ("lost_reference", {"emulator"}, 4),
+        ("failed_assertion", {"emulator", "result"}, 1),
     ],
 )
 def test_a_wrong_kernel_is_found_out_and_the_program_shrunk(name, aspects, most, mistake, tmp_path):
