@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
+import os
+import sys
 from typing import IO, Any
 
 import click
@@ -61,6 +64,14 @@ class Application(click.Group):
             raise Failure(str(error), error.exit_code) from error
         except KeyboardInterrupt:
             raise Failure("interrupted, nothing was finished", ExitCode.INTERRUPTED) from None
+        except BrokenPipeError:
+            # who read the output has enough of it; what is still buffered is not to fail again
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(ExitCode.ENVIRONMENT)
+        except OSError as error:
+            # a full disk, too many open files: nothing that the emulated machine did wrong
+            raise Failure(str(error), ExitCode.ENVIRONMENT) from error
 
 
 @click.group(cls=Application, context_settings={"help_option_names": ["-h", "--help"]})
@@ -76,7 +87,7 @@ def cli() -> None:
       0    fine
       1    a check of the emulated machine failed
       2    the command cannot mean anything as given
-      3    this machine lacks something
+      3    this machine lacks something, or the output cannot be written
       4    inconclusive: the run does not show what it was meant to
       5    a worker process died or hung
       130  interrupted; what was finished is kept

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from spfemu.errors import ExitCode, UsageError
+from spfemu.errors import ExitCode, ResourceError, UsageError
 
 if TYPE_CHECKING:
     from spfemu.results import Report
@@ -52,7 +52,7 @@ def check_writable(paths: Iterable[str | Path | None]) -> None:
 
 
 def write_file(path: str | Path, content: bytes) -> None:
-    """Put `content` into a file, whole or not at all; raises UsageError.
+    """Put `content` into a file, whole or not at all; raises ResourceError.
 
     What is no regular file (a pipe, /dev/null) is written as it is.
     """
@@ -63,7 +63,7 @@ def write_file(path: str | Path, content: bytes) -> None:
             return
         _replace(path, content)
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+        raise ResourceError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _replace(path: Path, content: bytes) -> None:

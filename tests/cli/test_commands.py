@@ -232,6 +232,12 @@ def test_writers_that_no_speculation_met_are_inconclusive(
         (ResourceError("no memory"), ExitCode.ENVIRONMENT, "spfemu: no memory\n"),
         (WorkerDiedError("worker 0 died"), ExitCode.WORKER_DIED, "spfemu: worker 0 died\n"),
         (KeyboardInterrupt(), ExitCode.INTERRUPTED, "spfemu: interrupted, nothing was finished\n"),
+        (
+            OSError(24, "Too many open files"),
+            ExitCode.ENVIRONMENT,
+            "spfemu: [Errno 24] Too many open files\n",
+        ),
+        (BrokenPipeError(), ExitCode.ENVIRONMENT, ""),
     ],
 )
 def test_errors_are_one_line_with_their_exit_code(spfemu, measured, monkeypatch, error, code, line):

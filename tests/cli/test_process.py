@@ -152,7 +152,23 @@ def test_a_closed_pipe_is_no_traceback():
     errors = process.stderr.read()
     process.stderr.close()
     process.wait(TIMEOUT)
-    assert "Traceback" not in errors
+    assert errors == ""
+    assert process.returncode in (ExitCode.OK, ExitCode.ENVIRONMENT)
+
+
+def test_a_full_disk_is_no_violation():
+    with Path("/dev/full").open("w") as full:
+        answer = subprocess.run(
+            [sys.executable, "-m", "spfemu", "list"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
+            env=ENVIRONMENT,
+        )
+    assert answer.returncode == ExitCode.ENVIRONMENT
+    assert answer.stderr == "spfemu: [Errno 28] No space left on device\n"
 
 
 def test_a_bad_override_is_refused_with_file_and_line(tmp_path):
