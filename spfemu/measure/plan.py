@@ -193,4 +193,4 @@ class Plan:
 
 def _in_range(what: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise UsageError(f"{what} must be from {low:g} to {high:g}, not {value:g}")
+        raise UsageError(f"{what} must be from {low:.15g} to {high:.15g}, not {value:.15g}")

@@ -253,6 +253,13 @@ def test_scale_end_to_end(quick):
     jsonschema.validate(json.loads(results.encode(report)), results.schema())
 
 
+def test_spf_that_never_speculates_is_said_to(quick):
+    plan = quick("page_fault1", size=1 << 18, repeats=1, mode="processes")
+    report = compare.scale(plan, ["scale"], workers=[1], with_host=False, factor=100.0)
+    assert report.results[1].events["SPF_ATTEMPT"] == 0
+    assert any(w.startswith("spf with 1 worker did not speculate") for w in report.warnings)
+
+
 def test_overhead_is_the_difference_to_the_host(quick, monkeypatch):
     rates = {"host": [1e6, 1e6, 1e6], "emulator": [4e6, 5e6, 4e6]}
 

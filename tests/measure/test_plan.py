@@ -27,7 +27,7 @@ from spfemu.measure.plan import Plan
         ({"seconds": 0}, r"seconds must be from 0.01 to 3600, not 0"),
         ({"warmup": -1}, r"warm-up seconds must be from 0 to 3600"),
         ({"repeats": 0}, r"repeats must be from 1 to 1000"),
-        ({"size": 100}, r"size must be from 4096"),
+        ({"size": 100}, r"size must be from 4096 to 1099511627776, not 100"),
         ({"areas": 0}, r"areas must be from 1"),
         ({"size": 8192, "pages": 3}, r"pages must be from 1 to 2, not 3"),
         ({"rate": -1}, r"rate must be from 0"),

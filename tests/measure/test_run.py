@@ -46,6 +46,14 @@ def series(plan, *samples):
     return Series(Prepared(plan, program, None, 0.0), list(samples))
 
 
+def test_a_wait_that_began_before_the_window_fills_it_at_most():
+    nobody = np.zeros((2, 0), np.int64)
+    before = run._Counts(1.0, 0, 0, 0, nobody, 0.0, 0.0, [0, 0])
+    after = replace(before, at=1.5, waited=[100_000_000, 700_000_000])
+    assert run._waited_percent(before, replace(after, waited=[100_000_000, 0])) == 20.0
+    assert run._waited_percent(before, after) == 100.0
+
+
 def test_rates_and_counts(quick):
     plan = quick("page_fault1", target="host", size=8192)
     found = make_result(series(plan, sample(1000), sample(3000)))
