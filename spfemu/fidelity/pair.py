@@ -19,7 +19,7 @@ import spfemu.mm
 from spfemu.engines.native import NativeEngine
 from spfemu.engines.source import Program as KernelProgram
 from spfemu.engines.source import functions_of, link
-from spfemu.errors import ResourceError, WorkerDiedError
+from spfemu.errors import ResourceError, UsageError, WorkerDiedError
 from spfemu.fidelity import emulated, host, interpreter, known
 from spfemu.fidelity.channel import (
     MAX_FOREIGN,
@@ -42,6 +42,7 @@ from spfemu.host import calls
 from spfemu.layout import PAGE_SIZE, WORD
 from spfemu.measure import build
 from spfemu.mm.flags import TASK_SIZE, Map
+from spfemu.protocols import protocol_functions
 from spfemu.segment import Geometry, Segment
 
 ARENAS = tuple((1 << 44) + (i << 40) for i in range(16))
@@ -52,6 +53,8 @@ POISON = 0x6B6B6B6B6B6B6B6B
 """What free frames hold before a program runs (include/linux/poison.h: POISON_FREE)."""
 THREADS = 2
 """mm_users: with one thread, faults would not be speculative and VMAs not freed through RCU."""
+WITHOUT_MAPPINGS = ("bare",)
+"""Protocols that let every access succeed."""
 _GUARD = int(Map.SHARED | Map.ANONYMOUS | Map.FIXED)
 
 
@@ -59,11 +62,18 @@ def emulated_program(
     protocol: str, overrides: Sequence[str], config: Mapping[str, int]
 ) -> KernelProgram:
     """Return what the emulated side runs; raises UsageError, KernelSourceError."""
-    protocols = build.protocols()
+    build.choose("protocol", protocol, build.protocols())
+    if protocol in WITHOUT_MAPPINGS:
+        raise UsageError(f"'{protocol}' takes no notice of mappings: there is nothing to compare")
     names = [m.name for m in pkgutil.iter_modules(spfemu.mm.__path__) if m.name != "worker"]
     modules = [importlib.import_module(f"spfemu.mm.{name}") for name in names]
-    modules += [protocols[build.choose("protocol", protocol, protocols)], interpreter, emulated]
-    program = link([functions_of(m) for m in modules], config, overrides)
+    layers = [functions_of(m) for m in modules]
+    layers += [
+        protocol_functions(protocol),
+        functions_of(interpreter),
+        functions_of(emulated),
+    ]
+    program = link(layers, config, overrides)
     return build.reachable(program, ("serve", "map_foreign", "cpu_idle_exit"))
 
 

@@ -112,6 +112,7 @@ def test_json(fidelity, finished, tmp_path):
         (("--operations", "0"), "operations must be more than 0"),
         (("--program", "no/where"), "there is no directory no"),
         (("--protocol", "spff"), "did you mean 'spf'"),
+        (("--protocol", "bare"), "'bare' takes no notice of mappings"),
         (("--override", "nothing.py"), "nothing.py: cannot read the override"),
     ],
 )

@@ -5,8 +5,11 @@ import pytest
 
 from spfemu.errors import UsageError
 from spfemu.fidelity import executor, known, program, run
+from spfemu.fidelity.compare import Difference
 from spfemu.fidelity.interpreter import Kind
+from spfemu.fidelity.pair import WITHOUT_MAPPINGS
 from spfemu.fidelity.program import Operation, Window
+from spfemu.measure.build import protocols
 from spfemu.mm import versions
 from spfemu.mm.flags import Madv, Map, Prot
 
@@ -35,7 +38,7 @@ def brk(pages):
     return Operation(Kind.BRK, Window.HEAP, pages * PAGE)
 
 
-@pytest.mark.parametrize("protocol", ["classic", "spf"])
+@pytest.mark.parametrize("protocol", sorted(set(protocols()) - set(WITHOUT_MAPPINGS)))
 def test_random_programs_do_what_they_do_on_the_real_kernel(protocol):
     result = run.run_fidelity(operations=10_000, seed=SEED, protocol=protocol)
 
@@ -60,7 +63,6 @@ def test_random_programs_do_what_they_do_on_the_real_kernel(protocol):
         ("keep_pages", {"present pages"}, 3),
         ("dirty_pages", {"contents"}, 2),
         ("needless_faults", {"minor faults"}, 4),
-        ("failed_assertion", {"emulator", "result"}, 1),
     ],
 )
 def test_a_wrong_kernel_is_found_out_and_the_program_shrunk(name, aspects, most, mistake, tmp_path):
@@ -147,16 +149,22 @@ def test_changes_are_all_tried():
     assert max(declared) <= known.NEWEST
 
 
-def test_an_emulator_that_hangs_is_a_difference(mistake, monkeypatch):
-    monkeypatch.setattr("spfemu.fidelity.pair.HANG_SECONDS", 0.3)
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("never_return", "does not return within 0.5 s"),
+        ("failed_assertion", "stopped at the kernel assertion TABLE_MISSING"),
+    ],
+)
+def test_an_emulator_that_stops_is_a_difference(name, how, mistake, monkeypatch):
+    monkeypatch.setattr("spfemu.fidelity.pair.HANG_SECONDS", 0.5)
     unaligned = Operation(Kind.MADVISE, Window.ARENA, 1, PAGE, value=int(Madv.DONTNEED))
+    program = [mmap(0, 1, RW), write(0), unaligned, write(0)]
 
-    found = run.replay([unaligned], overrides=[mistake("never_return")])
+    found = run.replay(program, overrides=[mistake(name)])
 
     assert found is not None
-    assert found.difference.aspect == "emulator"
-    assert "does not return" in found.difference.emulated
-    assert found.difference.host == "returned EINVAL"
+    assert found.difference == Difference(2, "emulator", how, "returned EINVAL")
 
 
 def test_the_processes_end_with_the_run(monkeypatch):
