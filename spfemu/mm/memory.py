@@ -194,8 +194,7 @@ def do_wp_page(cpu: int, vmf: int) -> int:
         store(vmf + VMF.pte, 0)
         return wp_page_copy(cpu, vmf, 0)
     page = virt_to_page(cpu, entry & PTE_ADDR_MASK)
-    # the acquire pairs with the update in put_page: who shared the page has done with it
-    if smp_load_acquire(page + PAGE.refcount) == 1:
+    if wp_can_reuse(page):
         set_pte(load(vmf + VMF.pte), entry | WRITABLE)
         count_vm_event(cpu, Event.WP_REUSE)
         spin_unlock(load(vmf + VMF.ptl))
@@ -206,6 +205,15 @@ def do_wp_page(cpu: int, vmf: int) -> int:
     result = wp_page_copy(cpu, vmf, page)
     put_page(cpu, page)
     return result
+
+
+@kernel
+def wp_can_reuse(page: int) -> int:
+    """Tell whether a private page may be written in place: nobody else refers to it.
+
+    The acquire pairs with the update in put_page: who shared the page has done with it.
+    """
+    return smp_load_acquire(page + PAGE.refcount) == 1
 
 
 @kernel

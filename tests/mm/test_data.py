@@ -16,7 +16,7 @@ from whole_kernel import KernelMachine, kernel_engine
 
 from spfemu.layout import WORD
 
-PROTOCOLS = ("classic", "spf", "vma-lock", "vma-refcount")
+PROTOCOLS = ("classic", "spf", "spf-vma", "vma-lock", "vma-refcount")
 FAULTING, WRITING = 1, 8
 """Of 16 turns, how many begin with a system call."""
 MUTANT_SECONDS = 5.0

@@ -7,10 +7,11 @@ An idle CPU needs no IPI, so a writer that flushes waits only for CPUs inside a 
 import importlib
 import pkgutil
 import sys
+from collections.abc import Mapping
 
 import spfemu.mm
 from spfemu.engines.script import Script
-from spfemu.engines.source import Program, functions_of, link
+from spfemu.engines.source import KernelFunction, Program, functions_of, link
 from spfemu.engines.stepped import StepEngine
 from spfemu.events import ABORT_REASONS, VMA_LOCK_ABORT_REASONS, Event
 from spfemu.kernel import kernel
@@ -89,8 +90,13 @@ def thread_remap(cpu: int, address: int, length: int) -> tuple[int, int]:
     return error, value
 
 
-def program(protocol: str, overrides: tuple[str, ...] = (), **config: int) -> Program:
-    """Link the whole kernel with a protocol, the threads' calls and overrides."""
+def program(
+    protocol: str,
+    overrides: tuple[str, ...] = (),
+    layer: Mapping[str, KernelFunction] | None = None,
+    **config: int,
+) -> Program:
+    """Link the whole kernel with a protocol, the threads' calls, more of them, and overrides."""
     names = [f"spfemu.mm.{m.name}" for m in pkgutil.iter_modules(spfemu.mm.__path__)]
     modules = [importlib.import_module(n) for n in names]
     layers = [functions_of(m) for m in modules if m is not worker]
@@ -98,7 +104,7 @@ def program(protocol: str, overrides: tuple[str, ...] = (), **config: int) -> Pr
     # the worker's loop belongs to workloads, which nothing here runs
     loop = functions_of(worker)
     layers.append({name: loop[name] for name in ("cpu_online", "cpu_offline")})
-    return link(layers, config, overrides)
+    return link([*layers, layer or {}], config, overrides)
 
 
 class Process:

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: MIT
+"""What a fault writes to cache lines that other CPUs use, counted step by step.
+
+A write fault on a fresh page is stepped through by the stepped engine, in a process of two threads
+whose tables, anon_vma and frame lists are ready.  Every store and atomic update counts whose
+address lies neither in the CPU's own block nor in the new frame or its struct page; an update that
+fails counts too, because it takes the line all the same.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from spfemu.engines.compiler import Step
+from spfemu.engines.stepped import FiberState, StepEngine
+from spfemu.engines.symbols import symbol
+from spfemu.layout import CACHE_LINE, CPU, PAGE, PAGE_SIZE
+from spfemu.measure.build import compose
+from spfemu.mm.flags import Map, Prot
+from spfemu.segment import Geometry, Segment
+
+AREA = 1 << 40
+PAGES = 64
+READY_PAGES = 8
+"""Pages written before: tables and anon_vma are there, and the CPU has frames on its list."""
+
+
+@dataclass(frozen=True)
+class SharedWrites:
+    """Writes of one fault to shared lines: their number, the lines, and the writes by field."""
+
+    writes: int
+    lines: int
+    fields: dict[str, int]
+
+    def __str__(self) -> str:
+        writes = "write" if self.writes == 1 else "writes"
+        lines = "line" if self.lines == 1 else "lines"
+        return f"{self.writes} {writes} to {self.lines} shared {lines}"
+
+
+def shared_writes_per_fault(protocol: str) -> SharedWrites:
+    """Count for a protocol by name; raises UsageError if there is none of that name.
+
+    Compiles the kernel for the stepped engine: seconds the first time, then milliseconds.
+    """
+    engine = StepEngine(compose("page_fault1", protocol))
+    segment = Segment.create(Geometry(nr_cpus=2))
+    try:
+        return _summary(segment, _shared(engine, segment))
+    finally:
+        segment.close()
+
+
+def _shared(engine: StepEngine, segment: Segment) -> Counter[int]:
+    """Count the writes of one fault by address."""
+    segment.mms["mm_users"] = 2
+    cpu = segment.cpu(0)
+    engine.call("cpu_online", cpu)
+    rights, flags = Prot.READ | Prot.WRITE, Map.PRIVATE | Map.ANONYMOUS | Map.FIXED
+    engine.call("sys_mmap", cpu, AREA, PAGES * PAGE_SIZE, rights, flags)
+    for page in range(READY_PAGES):
+        engine.call("user_write", cpu, AREA + page * PAGE_SIZE, 1)
+    new = int(segment.cpus["pcp_list"][0])
+    frame = segment.address["frames"] + (new - segment.address["vmemmap"]) // PAGE.SIZE * PAGE_SIZE
+    private = (
+        range(cpu, cpu + CPU.SIZE),
+        range(new, new + PAGE.SIZE),
+        range(frame, frame + PAGE_SIZE),
+    )
+    written: Counter[int] = Counter()
+    fiber = engine.spawn("user_write", cpu, AREA + READY_PAGES * PAGE_SIZE, 1)
+    while fiber.state is FiberState.READY:
+        event = fiber.event
+        if event is not None and event.kind in (Step.STORE, Step.RMW):
+            address = event.arguments[0]
+            written[address] += not any(address in part for part in private)
+        fiber.resume()
+    fiber.free()
+    return +written
+
+
+def _summary(segment: Segment, written: Counter[int]) -> SharedWrites:
+    fields = {symbol(segment, address) or hex(address): n for address, n in written.items()}
+    return SharedWrites(
+        writes=sum(written.values()),
+        lines=len({address // CACHE_LINE for address in written}),
+        fields=fields,
+    )
