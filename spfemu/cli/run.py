@@ -55,7 +55,7 @@ ONLY_HOST = ("thp",)
     metavar="PATH",
     help="Write the result; '-' for stdout.",
 )
-@options.shared(seconds=1.0, repeats=5)
+@options.shared(seconds=1.0, repeats=6)
 @click.pass_context
 def command(ctx: click.Context, /, **given: Any) -> None:
     """Measure WORKLOAD with one protocol and one number of workers.
@@ -113,13 +113,13 @@ def _measure(plan: Plan, show: Progress, *, overhead_from_host: bool) -> Report:
         plan = replace(plan, fault_overhead_ns=compare.calibrate_overhead(plan, show))
     series = run.run_series(plan, show)
     result = run.make_result(series, overhead_from_host=overhead_from_host)
-    missing = races.no_race(result)
+    missing = [races.no_fault(result), races.no_race(result)]
     return results.Report(
         command=output.command_line(),
         seed=plan.seed,
         environment=where,
         results=[result],
         partial=series.partial,
-        inconclusive=[] if missing is None else [missing],
+        inconclusive=[reason for reason in missing if reason is not None],
         warnings=compare.warnings_of([series.prepared], [result]),
     )

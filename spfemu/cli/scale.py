@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     metavar="PATH",
     help="Where the plot goes; .svg or .png for one of them.  [default: spfemu-WORKLOAD, both]",
 )
-@options.shared(seconds=0.3, repeats=7)
+@options.shared(seconds=0.3, repeats=9)
 @click.pass_context
 def command(ctx: click.Context, /, **given: Any) -> None:
     """Compare how protocols scale on this machine, all measured in turns.

@@ -33,11 +33,11 @@ from spfemu.measure.run import (
 
 SCALE_SECONDS = 0.3
 SCALE_WARMUP = 0.1
-SCALE_ROUNDS = 7
-"""With these, two protocols and the host on two cores take about half a minute."""
+SCALE_ROUNDS = 9
+"""With these, two protocols and the host on two cores take about forty seconds."""
 USABLE_SHARE = 0.5
 """A ratio needs this share of the rounds, and at least MIN_PAIRS if so many were asked for."""
-MIN_PAIRS = 3
+MIN_PAIRS = statistics.MIN_SAMPLES
 CALIBRATION_REPEATS = 3
 WAITED_PERCENT = 5.0
 """Share of a sample that a worker may wait for its CPU before it is mentioned."""
@@ -159,7 +159,8 @@ def take_rounds(
             if not wanted:
                 break
             row: list[Sample | None] = [None] * len(cells)
-            for cell in sorted(wanted):
+            # every other round backwards, so that what follows what is not always the same
+            for cell in sorted(wanted, reverse=len(finished) % 2 == 1):
                 label = f"{cells[cell].plan.label()}, round {len(finished) + 1}"
                 progress(label, min(1.0, len(finished) / rounds))
                 measured = sample(cells[cell], segments)
@@ -200,7 +201,11 @@ def make_ratio(
             if n is not None and d is not None
         ]
     rates = [(_rate(n, quantity), _rate(d, quantity)) for n, d in usable]
+    taken = len(rates)
     rates = [(n, d) for n, d in rates if d > 0]
+    if len(rates) < taken and reason is None:
+        label = found.cells[pair.denominator].plan.label()
+        reason = f"{label} did no operation in {taken - len(rates)} of {taken} samples"
     if not rates:
         raise InconclusiveError(
             f"nothing to compare: {found.cells[pair.denominator].plan.label()} did no operation "
@@ -369,6 +374,7 @@ def warnings_of(cells: Sequence[Prepared], measured: Sequence[results.Result]) -
             "something else ran on the workers' CPUs: a worker waited for up to "
             f"{waited:.0f} % of a sample"
         )
+    few: list[int] = []
     for result in measured:
         events = result.events
         faults, attempts = events.get("PGFAULT", 0), events.get("SPF_ATTEMPT", 0)
@@ -378,6 +384,8 @@ def warnings_of(cells: Sequence[Prepared], measured: Sequence[results.Result]) -
                 "speculate: a process with a single thread takes its faults as classic does"
             )
         rates = result.faults_per_second
+        if 1 < len(rates.samples) < statistics.MIN_SAMPLES:
+            few.append(len(rates.samples))
         spread = (rates.high - rates.low) / rates.median if rates.median else 0.0
         if spread > WIDE:
             name = "host" if result.target == "host" else result.protocol
@@ -386,6 +394,11 @@ def warnings_of(cells: Sequence[Prepared], measured: Sequence[results.Result]) -
                 f"{name} with {result.workers} worker{plural}: the interval is {spread:.0%} of "
                 "the median wide; use more --repeats or a quieter machine"
             )
+    if few:
+        found.append(
+            f"{min(few)} samples give a range, not a 95 % interval; that takes "
+            f"{statistics.MIN_SAMPLES} or more --repeats"
+        )
     return found
 
 

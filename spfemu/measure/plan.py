@@ -50,7 +50,7 @@ class Plan:
     """Length of a sample."""
     warmup: float = 0.2
     """Seconds that run before a sample and are dropped."""
-    repeats: int = 5
+    repeats: int = 6
     size: int | None = None
     areas: int | None = None
     pages: int | None = None

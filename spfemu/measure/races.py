@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Whether the race that a run was meant to show happened at all."""
+"""Whether what a run was meant to show happened at all."""
 
 from __future__ import annotations
 
+from spfemu.measure.compare import NO_FAULTS
 from spfemu.results import Result
 
 RACES = (
@@ -29,4 +30,14 @@ def no_race(result: Result) -> str | None:
     return (
         f"none of {attempts} speculative faults of {result.workload} met a writer: use more "
         "--seconds, --writers or a higher --rate"
+    )
+
+
+def no_fault(result: Result) -> str | None:
+    """Say that a workload which is there to fault took no fault in most windows; else None."""
+    if result.workload in NO_FAULTS or result.faults_per_second.median > 0:
+        return None
+    return (
+        f"{result.workload} took no fault while it was measured: use longer samples (--seconds) "
+        "or fewer workers"
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Medians with bootstrap intervals, and ratios of what was measured in the same round."""
+"""Medians with intervals, and ratios of what was measured in the same round."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 CONFIDENCE = 0.95
-RESAMPLES = 4000
-SEED = 1
-"""Of the resampling, so that the same samples give the same interval."""
+MIN_SAMPLES = 6
+"""The range of so many holds the true median with 97 %; that of five only with 94 %."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A median and the interval around it; with one sample the interval is that sample."""
+    """A median and the interval around it."""
 
     median: float
     low: float
@@ -25,27 +24,20 @@ class Estimate:
 
 
 def estimate(samples: Sequence[float]) -> Estimate:
-    """Median of `samples` with its percentile bootstrap interval at 95 % confidence.
+    """Median of `samples` with its interval from order statistics, at 95 % confidence or more.
 
-    Raises ValueError without samples.
+    Nothing is assumed of the distribution.  With fewer than MIN_SAMPLES there is no such interval
+    and the range of the samples is given.  Raises ValueError without samples.
     """
     values = tuple(float(s) for s in samples)
     if not values:
         raise ValueError("there is no median of no samples")
     median = float(np.median(values))
-    if len(set(values)) == 1:
-        return Estimate(median, median, median, values)
-    from scipy.stats import bootstrap  # a third of a second: only where it is used
+    if len(values) < MIN_SAMPLES:
+        return Estimate(median, min(values), max(values), values)
+    from scipy.stats import quantile_test  # a third of a second: only where it is used
 
-    interval = bootstrap(
-        (np.asarray(values),),
-        np.median,
-        confidence_level=CONFIDENCE,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        rng=np.random.default_rng(SEED),
-        vectorized=True,
-    ).confidence_interval
+    interval = quantile_test(values, q=median, p=0.5).confidence_interval(CONFIDENCE)
     return Estimate(median, float(interval.low), float(interval.high), values)
 
 

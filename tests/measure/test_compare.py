@@ -44,7 +44,7 @@ def cells(quick):
 def test_cells_take_turns(cells, fake_prober):
     machine = Machine(100, 200)
     found = take_rounds(cells(2), [Pair(1, 0)], 3, fake_prober(30.0), sample=machine.sample)
-    assert machine.asked == [0, 1, 0, 1, 0, 1]
+    assert machine.asked == [0, 1, 1, 0, 0, 1]
     ratio = make_ratio(found, Pair(1, 0), 3)
     assert (ratio.median, ratio.low, ratio.high, ratio.inconclusive) == (2.0, 2.0, 2.0, None)
     assert (ratio.numerator.result, ratio.denominator.result) == (1, 0)
@@ -71,10 +71,10 @@ def test_round_in_which_the_machine_changed_is_repeated(cells, fake_prober):
 
 def test_only_the_cells_that_lack_rounds_are_repeated(cells, fake_prober):
     machine = Machine(100, 200, 300)
-    # round two: the probe is high before cell 0 only
-    prober = fake_prober(30.0, 30.0, 30.0, 90.0, 30.0)
+    # round two, backwards: the probe is high before cell 1 only
+    prober = fake_prober(30.0, 30.0, 30.0, 30.0, 90.0, 30.0)
     take_rounds(cells(3), [Pair(1, 0)], 2, prober, sample=machine.sample)
-    assert machine.asked == [0, 1, 2, 0, 1, 2, 0, 1]
+    assert machine.asked == [0, 1, 2, 2, 1, 0, 0, 1]
 
 
 def test_machine_that_never_rests_is_inconclusive(cells, fake_prober):
@@ -117,11 +117,11 @@ def test_single_cpu_has_no_line_and_is_compared(cells, fake_prober):
 
 
 def test_ctrl_c_keeps_finished_rounds(cells, fake_prober):
-    machine = Machine(100, 200, stop_after=7)
-    found = take_rounds(cells(2), [Pair(1, 0)], 5, fake_prober(30.0), sample=machine.sample)
+    machine = Machine(100, 200, stop_after=15)
+    found = take_rounds(cells(2), [Pair(1, 0)], 9, fake_prober(30.0), sample=machine.sample)
     assert found.partial
-    assert [len(column) for column in found.taken] == [3, 3]
-    assert make_ratio(found, Pair(1, 0), 5).inconclusive is None
+    assert [len(column) for column in found.taken] == [7, 7]
+    assert make_ratio(found, Pair(1, 0), 9).inconclusive is None
     assert found.series(0).partial
 
 

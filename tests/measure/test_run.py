@@ -12,7 +12,7 @@ from spfemu import results
 from spfemu.errors import ResourceError
 from spfemu.events import ABORT_REASONS, Event
 from spfemu.layout import HIST_BUCKETS
-from spfemu.measure import environment, run
+from spfemu.measure import environment, races, run
 from spfemu.measure.probe import Probe
 from spfemu.measure.run import Histogram, Prepared, Sample, Segments, Series, make_result
 from spfemu.segment import Geometry, Segment
@@ -52,6 +52,15 @@ def test_a_wait_that_began_before_the_window_fills_it_at_most():
     after = replace(before, at=1.5, waited=[100_000_000, 700_000_000])
     assert run._waited_percent(before, replace(after, waited=[100_000_000, 0])) == 20.0
     assert run._waited_percent(before, after) == 100.0
+
+
+def test_a_run_without_a_fault_is_inconclusive(quick):
+    plan = quick("page_fault1", size=1 << 16)
+    quiet = make_result(series(plan, sample(faults=0), sample(faults=0), sample()))
+    assert "took no fault while it was measured" in races.no_fault(quiet)
+    assert races.no_fault(make_result(series(plan, sample()))) is None
+    calls = make_result(series(quick("mmap1"), sample(faults=0)))
+    assert races.no_fault(calls) is None
 
 
 def test_rates_and_counts(quick):
