@@ -54,6 +54,8 @@ OTHER_STYLES = (
     Style("#cc79a7", "v", (0, (8, 2, 2, 2))),
     Style("#e69f00", "P", (0, (5, 1))),
     Style("#56b4e9", "X", (0, (4, 3))),
+    Style("#8c564b", "<", (0, (1, 1))),
+    Style("#7f7f7f", ">", (0, (7, 1, 1, 1))),
 )
 
 _SETTINGS: dict[Any, Any] = {
