@@ -63,12 +63,6 @@ def mutant_put_nothing(cpu: int, page: int) -> None:
     """Never free a frame."""
 
 
-@kernel
-def mutant_check_nothing(cpu: int, mm: int, seq: int, fail_event: int) -> int:
-    """Believe in every speculative fault."""
-    return 1
-
-
 _HERE = functions_of(sys.modules[__name__])
 MUTANTS: dict[str, Layer] = {
     "": {},
@@ -76,7 +70,6 @@ MUTANTS: dict[str, Layer] = {
     "finish without flush": renamed(_HERE, tlb_finish_mmu="mutant_finish_without_flush"),
     "flush only here": renamed(_HERE, flush_tlb_mm="mutant_flush_only_here"),
     "put nothing": renamed(_HERE, put_page="mutant_put_nothing"),
-    "check nothing": renamed(_HERE, mmap_seq_read_check="mutant_check_nothing"),
 }
 
 
