@@ -3,8 +3,9 @@
 
 After SGI's page fault test (pft), which maps once and faults once; here each round ends with
 madvise(MADV_DONTNEED) of the worker's own part, so that it can be repeated.  `size` is one part:
-1 MiB, which stays in a core's second-level cache, so that workers share no memory bandwidth.  Parts
-begin at multiples of 2 MiB: workers share the mapping but no page table, hence no page-table lock.
+16 MiB, so that faults and not the flushes between rounds, an IPI to each other worker, are what is
+measured.  Parts begin at multiples of 2 MiB: workers share the mapping but no page table, hence no
+page-table lock.
 """
 
 from spfemu.kernel import kernel
@@ -14,7 +15,7 @@ from spfemu.primitives import load, store
 from spfemu.workloads.common import map_anonymous, write_pages
 from spfemu.workloads.parameters import Needs, Param, Parameters, State, table_frames
 
-DEFAULTS = Parameters(size=1 << 20)
+DEFAULTS = Parameters(size=16 << 20)
 
 
 def needs(parameters: Parameters) -> Needs:
