@@ -217,9 +217,7 @@ def dup_mmap(cpu: int, mm: int, oldmm: int) -> int:
     prev = 0
     mpnt = load(oldmm + MM.mmap)
     while mpnt != 0 and error == 0:
-        # until the flush, no fault may copy a page of it either (6.4.1; Dufour's v12, patch 18)
-        vma_start_write(cpu, mpnt)
-        vm_write_begin(mpnt)
+        dup_vma_lock(cpu, mpnt)
         vma = dup_vma(cpu, mm, mpnt, prev)
         error = copy_page_range(cpu, vma, mpnt) if vma != 0 else -Errno.ENOMEM
         prev = vma
@@ -243,6 +241,16 @@ def dup_mmap_unlock(cpu: int, mm: int, oldmm: int, rest: int) -> None:
         vm_write_end(mpnt)
         mpnt = load(mpnt + VMA.vm_next)
     mmap_write_unlock(cpu, oldmm)
+
+
+@kernel
+def dup_vma_lock(cpu: int, mpnt: int) -> None:
+    """Keep faults that do not look at the mmap lock out of a VMA of the parent's until the flush.
+
+    Source: 6.4.1 (fb49c455323f); patch 18 of Dufour's v12.
+    """
+    vma_start_write(cpu, mpnt)
+    vm_write_begin(mpnt)
 
 
 @kernel

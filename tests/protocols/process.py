@@ -17,6 +17,7 @@ from spfemu.events import ABORT_REASONS, VMA_LOCK_ABORT_REASONS, Event
 from spfemu.kernel import kernel
 from spfemu.mm import worker
 from spfemu.mm.flags import Map, Prot
+from spfemu.mm.fork import exit_mm, sys_fork
 from spfemu.mm.madvise import Madv
 from spfemu.mm.mmu import user_read, user_write
 from spfemu.mm.sched import cpu_idle_enter, cpu_idle_exit
@@ -88,6 +89,23 @@ def thread_remap(cpu: int, address: int, length: int) -> tuple[int, int]:
         error, value = user_read(cpu, address)
     cpu_idle_enter(cpu)
     return error, value
+
+
+@kernel
+def thread_fork(cpu: int) -> int:
+    cpu_idle_exit(cpu)
+    result = sys_fork(cpu)
+    cpu_idle_enter(cpu)
+    return result
+
+
+@kernel
+def thread_exit(cpu: int, mm: int) -> int:
+    """Go over to another mm for good."""
+    cpu_idle_exit(cpu)
+    exit_mm(cpu, mm)
+    cpu_idle_enter(cpu)
+    return 0
 
 
 def program(
