@@ -51,6 +51,7 @@ class Workload:
         self.needs = cast("Callable[[Parameters], Needs]", module.needs)
         self.iterations = cast("Callable[[Parameters], int]", module.iterations)
         self.has_writers = hasattr(module, "writer_op")
+        self.forks: bool = getattr(module, "FORKS", False)
         self.pages_shared: bool = getattr(module, "PAGES_SHARED", False)
         self.overlap_on_host: bool = getattr(module, "OVERLAP_ON_HOST", True)
 

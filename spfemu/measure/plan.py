@@ -85,8 +85,23 @@ class Plan:
         _in_range("pages", parameters.pages, 1, max(1, parameters.size_pages))
         _in_range("rate", parameters.rate, 0, 1e9)
         self._check_writers(workload)
+        self._check_forks(workload)
         if self.target == "host" and self.engine != "native":
             raise UsageError("--target host runs compiled code only: use --engine native")
+
+    def _check_forks(self, workload: build.Workload) -> None:
+        if not workload.forks:
+            return
+        if self.target == "host":
+            raise UsageError(
+                f"the host cannot run {self.workload}: workers are threads there, and a fork would "
+                "make processes of them"
+            )
+        if self.protocol == "bare":
+            raise UsageError(
+                f"protocol bare does not copy pages that {self.workload} shares between processes: "
+                "use another protocol"
+            )
 
     def _check_writers(self, workload: build.Workload) -> None:
         if self.writers and not workload.has_writers:
@@ -160,7 +175,9 @@ class Plan:
         needs = build.workload(self.workload).needs(self.parameters)
         frames = needs.frames + self.nr_cpus * SLACK_FRAMES + self.nr_mms + PCP_BATCH
         vmas = needs.vmas + (self.nr_cpus + 1) * SLACK_VMAS
-        return Geometry(self.nr_cpus, self.nr_mms, frames, vmas, vmas)
+        return Geometry(
+            self.nr_cpus, self.nr_mms, frames, vmas, vmas, needs.mms, max(needs.chains, 1)
+        )
 
     def with_workers(self, workers: int) -> Plan:
         """Return the same plan for another number of workers."""

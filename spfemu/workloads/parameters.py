@@ -75,6 +75,10 @@ class Needs:
 
     frames: int
     vmas: int
+    mms: int = 0
+    """mms of children."""
+    chains: int = 0
+    """anon_vma_chains: one for each VMA of a child and anon_vma that it has inherited."""
 
 
 def table_frames(pages: int, regions: int) -> int:

@@ -3,6 +3,7 @@
 
 import pytest
 
+from spfemu.errors import UsageError
 from spfemu.measure import build, run
 from spfemu.measure.plan import Plan
 
@@ -11,6 +12,7 @@ TINY = {
     "page_fault1": {"size": 1 << 15},
     "page_fault1-read": {"size": 1 << 15},
     "pft": {"size": 1 << 15},
+    "fork1": {"size": 1 << 15, "pages": 3},
     "spf_test": {"areas": 3, "pages": 2},
     "mixed": {"size": 1 << 15, "areas": 2, "pages": 2},
 }
@@ -88,6 +90,28 @@ def test_brk1_only_moves_the_break():
 def test_malloc1_touches_as_many_pages_as_it_is_told():
     sample = one_sample("malloc1", pages=3)
     assert sample.events["ANON_PAGE"] == 3 * sample.events["CALL_MMAP"] > 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_fork1_copies_what_the_child_writes(workers):
+    sample = one_sample("fork1", mode="processes", workers=workers)
+    forks = sample.events["CALL_FORK"]
+    assert forks > 0
+    assert sample.events["WP_COPY"] == 3 * forks
+    # the parent finds each page its own again, but for the first round
+    assert sample.events["WP_REUSE"] == 8 * (forks - workers)
+
+
+def test_fork1_in_one_process_speculates():
+    sample = one_sample("fork1", workers=2, seconds=0.2)
+    assert sample.events["SPF_ATTEMPT_WP"] > 0
+    assert sample.events["WP_COPY"] > 0
+
+
+@pytest.mark.parametrize("given", [{"target": "host"}, {"protocol": "bare"}], ids=str)
+def test_fork1_says_where_it_cannot_run(given):
+    with pytest.raises(UsageError, match="fork1"):
+        Plan("fork1", **given)
 
 
 def test_spf_test_maps_areas_and_touches_pages():
