@@ -9,14 +9,13 @@ each child: they must be counts that the writers had when it forked, and stay wh
 from enum import IntEnum
 
 from spfemu.kernel import kernel
-from spfemu.layout import CPU, GATHER, PAGE, PAGE_SHIFT, SYSTEM, WORD
+from spfemu.layout import CPU, PAGE_SHIFT, SYSTEM, WORD
 from spfemu.mm.context import switch_mm
 from spfemu.mm.fork import exit_mm, sys_fork
 from spfemu.mm.mmap_lock import mmap_write_unlock
 from spfemu.mm.mmu import user_read, user_write
 from spfemu.mm.sched import cond_resched
 from spfemu.mm.syscalls import sys_mmap, sys_munmap
-from spfemu.mm.tlb import flush_tlb_mm
 from spfemu.primitives import load, read_once, store, write_once
 
 PAGES = 12
@@ -187,37 +186,7 @@ def fork_forker(cpu: int, rounds: int) -> int:
     return result
 
 
-# Mutants
-
-
-@kernel
-def mutant_never_write_protect(vm_flags: int) -> int:
-    """Leave what is shared writable."""
-    return 0
-
-
-@kernel
-def mutant_no_flush(cpu: int, mm: int, oldmm: int, rest: int) -> None:
-    """Leave writable translations of the parent's in its CPUs' TLBs."""
-    mmap_write_unlock(cpu, mm)
-    mmap_write_unlock(cpu, oldmm)
-
-
-@kernel
-def mutant_flush_late(cpu: int, mm: int, oldmm: int, rest: int) -> None:
-    """Flush when faults may already have copied pages that are still being written to."""
-    mmap_write_unlock(cpu, mm)
-    mmap_write_unlock(cpu, oldmm)
-    flush_tlb_mm(cpu, oldmm)
-
-
-@kernel
-def mutant_link_all_gathered(cpu: int, page: int) -> int:
-    """Collect every frame by its link, though another mm's unmapper may be doing so too."""
-    gather = cpu + CPU.gather
-    store(page + PAGE.lru, load(gather + GATHER.pages))
-    store(gather + GATHER.pages, page)
-    return 0
+# Unmapping at once
 
 
 @kernel
@@ -251,3 +220,19 @@ def fork_drop_often(cpu: int, pages: int, rounds: int) -> int:
             return error
         cond_resched(cpu)
     return 0
+
+
+# Mutants
+
+
+@kernel
+def mutant_never_write_protect(vm_flags: int) -> int:
+    """Leave what is shared writable."""
+    return 0
+
+
+@kernel
+def mutant_no_flush(cpu: int, mm: int, oldmm: int, rest: int) -> None:
+    """Leave writable translations of the parent's in its CPUs' TLBs."""
+    mmap_write_unlock(cpu, mm)
+    mmap_write_unlock(cpu, oldmm)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """fork, exec and exit: what parent and child see, and that nothing is lost or leaked."""
 
-import faulthandler
 import functools
 import os
 import random
@@ -32,7 +31,6 @@ MUTANTS: dict[str, Layer] = {
     "": {},
     "never write-protect": renamed(_OPS, is_cow_mapping="mutant_never_write_protect"),
     "no flush": renamed(_OPS, dup_mmap_unlock="mutant_no_flush"),
-    "link all gathered": renamed(_OPS, tlb_remove_page="mutant_link_all_gathered"),
 }
 
 
@@ -567,7 +565,7 @@ class Model:
 
 
 @pytest.mark.parametrize("scheme", ["rcu", "irq"])
-@pytest.mark.parametrize("protocol", ["classic", "spf", "vma_lock", "vma_refcount"])
+@pytest.mark.parametrize("protocol", ["classic", "spf", "spf_vma", "vma_lock", "vma_refcount"])
 def test_random_programs_of_processes(make, protocol: str, scheme: str) -> None:
     machine = make("native", protocol, scheme, nr_cpus=MODEL_CPUS, nr_spare_mms=4, nr_avcs=2000)
     for seed in seeds(6):
@@ -630,7 +628,7 @@ def noted(machine: ForkMachine) -> list[str]:
 
 
 @pytest.mark.parametrize("scheme", ["rcu", "irq"])
-@pytest.mark.parametrize("protocol", ["classic", "spf", "vma_lock", "vma_refcount"])
+@pytest.mark.parametrize("protocol", ["classic", "spf", "spf_vma", "vma_lock", "vma_refcount"])
 def test_threads_write_while_another_forks(make, protocol: str, scheme: str) -> None:
     machine = make("native", protocol, scheme, nr_cpus=3)
     for seed in seeds(2):
@@ -663,14 +661,8 @@ def drop_at_once(machine: ForkMachine, seed: int) -> list[str]:
     pages = GATHER_SHARED + 20
     child = machine.on(0, "fork_share", pages)
     machine.on(1, "switch_mm", child)
-
-    def drop(index: int) -> int:
-        faulthandler.disable()  # a mutant may crash, which is what the test waits for
-        return machine.call("fork_drop_often", machine.cpu(index), pages, 300)
-
-    with machine.workers(10.0) as workers:
-        for index in range(2):
-            workers.start_python(index, functools.partial(drop, index))
+    with machine.workers() as workers:
+        workers.start_gated({i: ("fork_drop_often", machine.cpu(i), pages, 300) for i in range(2)})
         assert workers.join() == {0: 0, 1: 0}
     return machine.violations()
 
@@ -679,17 +671,3 @@ def test_two_processes_unmap_the_same_pages(make) -> None:
     machine = make("native", "classic", "rcu", nr_cpus=2)
     for seed in seeds(2):
         assert drop_at_once(machine, seed) == []
-
-
-def test_frames_that_two_gathers_hold_need_a_batch(make) -> None:
-    if len(os.sched_getaffinity(0)) < 2:
-        pytest.skip("needs two cores: CPUs that never run at once do not race")
-    machine = make("native", "classic", "rcu", "link all gathered", nr_cpus=2)
-
-    def found(seed: int) -> bool:
-        try:
-            return bool(drop_at_once(machine, seed))
-        except WorkersError:
-            return True
-
-    assert any(found(seed) for seed in seeds(20))

@@ -10,7 +10,9 @@ from mutants import engine_with
 from process import RW, Process, Threads
 
 from spfemu.checks import check_segment
+from spfemu.engines.plain import KernelPanic
 from spfemu.engines.script import after, before
+from spfemu.mm.bug import Bug
 from spfemu.mm.flags import Errno
 from spfemu.segment import Geometry, Segment
 
@@ -20,7 +22,7 @@ WORD = PAGE + 8
 """In the same page, for a thread whose writes must not get lost."""
 ELSEWHERE = 1 << 41
 EFAULT, ENOMEM = int(Errno.EFAULT), int(Errno.ENOMEM)
-PROTOCOLS = ["classic", "spf", "vma_lock", "vma_refcount"]
+PROTOCOLS = ["classic", "spf", "spf_vma", "spf_counted", "vma_lock", "vma_refcount"]
 
 FIRST_GATE, SECOND_GATE = "pte_spinlock", "wp_page_copy"
 UNLOCKED = after("spin_unlock", inside="do_wp_page")
@@ -311,6 +313,12 @@ FORK_LOCKS_NO_VMA = """
 @kernel
 def dup_vma_lock(cpu: int, mpnt: int) -> None:
     pass
+
+@kernel
+def dup_mmap_unlock(cpu: int, mm: int, oldmm: int, rest: int) -> None:
+    mmap_write_unlock(cpu, mm)
+    flush_tlb_mm(cpu, oldmm)
+    mmap_write_unlock(cpu, oldmm)
 """
 
 
@@ -350,18 +358,64 @@ def test_no_store_is_lost_to_a_copy_during_a_fork(engine_of, protocol):
     assert found == written
 
 
-@pytest.mark.parametrize("protocol", ["classic", "spf"])
+@pytest.mark.parametrize("protocol", ["classic", "spf", "spf_vma"])
 def test_a_flush_behind_the_unlock_loses_a_store(own_cache, protocol):
-    """The fork bug of the first speculative series, made by changing the order."""
+    """Under any protocol: what keeps faults out has to be held until all TLBs are flushed."""
     written, found = stale_store(engine_with(protocol, FORK_FLUSHES_LATE))
     assert found != written
 
 
-@pytest.mark.parametrize("protocol", ["vma_lock", "vma_refcount"])
+@pytest.mark.parametrize("protocol", ["spf_vma", "vma_lock", "vma_refcount"])
 def test_a_fork_that_does_not_lock_vmas_loses_a_store(own_cache, protocol):
-    """Linux 6.4.0: the mmap lock alone does not keep faults out that only lock their VMA."""
+    """Dufour's series up to v11, and Linux 6.4.0: such faults do not look at the mmap lock."""
     written, found = stale_store(engine_with(protocol, FORK_LOCKS_NO_VMA))
     assert found != written
+
+
+# Frames that two processes unmap at once
+
+GATHERS_LINK_SHARED_FRAMES = """
+from spfemu.layout import GATHER
+
+@kernel
+def tlb_remove_page(cpu: int, page: int) -> int:
+    gather = cpu + CPU.gather
+    store(page + PAGE.lru, load(gather + GATHER.pages))
+    store(gather + GATHER.pages, page)
+    return 0
+"""
+
+
+def unmapped_at_once(engine):
+    """B unmaps a child's pages, some of them shared, while A has gathered them; the violations."""
+    family = family_under(engine)
+    family.forks()
+    for index in (2, 3):
+        family.write(AREA + index * 4096, index)
+    family.child_exits()
+    child = family.call("fork")
+    engine.call("switch_mm", family.segment.cpu(1), child)
+    # a page of its own among the shared ones: the two do not meet the same frames in a row
+    assert family.call("write", PAGE, 7, cpu=1) == 0
+    with Threads(family) as threads:
+        a = threads.thread("A", "munmap", AREA, 16 << 12)
+        b = threads.thread("B", "munmap", AREA, 16 << 12)
+        a.runs_until(after("unmap_page_range"))
+        assert b.runs_to_end(letting=[a]) == 0
+        assert a.runs_to_end() == 0
+    family.child, found = child, check_segment(family.segment)
+    family.segment.close()
+    return found
+
+
+def test_two_processes_gather_the_same_frames(spf_engine):
+    assert unmapped_at_once(spf_engine) == []
+
+
+def test_gathers_must_not_link_shared_frames(own_cache):
+    with pytest.raises(KernelPanic) as caught:
+        unmapped_at_once(engine_with("spf", GATHERS_LINK_SHARED_FRAMES))
+    assert caught.value.code == Bug.REFCOUNT_UNDERFLOW
 
 
 # Random orders
