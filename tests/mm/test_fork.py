@@ -632,7 +632,7 @@ def noted(machine: ForkMachine) -> list[str]:
 def test_threads_write_while_another_forks(make, protocol: str, scheme: str) -> None:
     machine = make("native", protocol, scheme, nr_cpus=3)
     for seed in seeds(2):
-        assert run_threads(machine, seed, 400) == [], seed
+        assert run_threads(machine, seed, 60) == [], seed
         assert machine.total(Event.WP_COPY) > 100
         if protocol == "spf":
             assert machine.total(Event.SPF_ATTEMPT_WP) > 0
