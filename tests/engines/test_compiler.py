@@ -146,6 +146,8 @@ def test_expressions_compute_what_python_computes(expression_engines, arguments)
             expected = int(eval(re.sub(r"\b\d+\b", r"Word(\g<0>)", text), {}, names))
         except OverflowError:
             continue
+        if not -INT64 <= expected < INT64:  # a comparison's bool adds up unnoticed
+            continue
         values = [e.call(f"f{i}", *arguments) for e in expression_engines]
         assert values == [expected] * 3, text
 
