@@ -42,6 +42,8 @@ VMACACHE_SIZE = 4
 """Entries of the per-thread VMA cache (Linux 5.12, include/linux/mm_types_task.h)."""
 GATHER_SHARED = 57
 """Frames that others map too which a gather holds before it has to flush."""
+NR_EVENTS = 256
+"""Counters that each CPU has room for."""
 HIST_SUB_BITS = 5
 HIST_BUCKETS = (64 - HIST_SUB_BITS) << HIST_SUB_BITS
 """Buckets of a log-linear histogram with 32 steps per power of two (at most 3.2 % wide)."""
@@ -357,7 +359,7 @@ class CPU(Struct, pad_to_line=True):
     anon_vma_list = word("cached free ANON_VMAs", lock="owner")
     anon_vma_count = word("their number", lock="owner")
     workload = word("parameters and state of the workload", lock="owner", line=True, count=32)
-    event = word("event counts, see events.py", lock="owner", line=True, count=128)
+    event = word("event counts, see events.py", lock="owner", line=True, count=NR_EVENTS)
     tlb = word("(tag, pte) pairs", lock="owner", line=True, count=2 * TLB_ENTRIES)
     pad = word("keeps blocks apart for the adjacent-line prefetcher", line=True, count=8)
 

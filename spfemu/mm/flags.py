@@ -22,15 +22,71 @@ class Map(IntFlag):
 
     SHARED = 0x01
     PRIVATE = 0x02
+    SHARED_VALIDATE = 0x03
     FIXED = 0x10
     ANONYMOUS = 0x20
+    GROWSDOWN = 0x0100
+    DENYWRITE = 0x0800
+    EXECUTABLE = 0x1000
+    LOCKED = 0x2000
+    NORESERVE = 0x4000
+    POPULATE = 0x8000
+    NONBLOCK = 0x10000
+    STACK = 0x20000
+    HUGETLB = 0x40000
     FIXED_NOREPLACE = 0x100000
+
+
+class Mremap(IntFlag):
+    """Flags of mremap."""
+
+    MAYMOVE = 1
+    FIXED = 2
+    DONTUNMAP = 4
+
+
+class Msync(IntFlag):
+    """Flags of msync."""
+
+    ASYNC = 1
+    INVALIDATE = 2
+    SYNC = 4
+
+
+class Mcl(IntFlag):
+    """Flags of mlockall; ONFAULT is also mlock2's, where its value is 1."""
+
+    CURRENT = 1
+    FUTURE = 2
+    ONFAULT = 4
 
 
 class Madv(IntEnum):
     """Advice of madvise."""
 
+    NORMAL = 0
+    RANDOM = 1
+    SEQUENTIAL = 2
+    WILLNEED = 3
     DONTNEED = 4
+    FREE = 8
+    REMOVE = 9
+    DONTFORK = 10
+    DOFORK = 11
+    MERGEABLE = 12
+    UNMERGEABLE = 13
+    HUGEPAGE = 14
+    NOHUGEPAGE = 15
+    DONTDUMP = 16
+    DODUMP = 17
+    WIPEONFORK = 18
+    KEEPONFORK = 19
+    COLD = 20
+    PAGEOUT = 21
+    POPULATE_READ = 22
+    POPULATE_WRITE = 23
+    DONTNEED_LOCKED = 24
+    COLLAPSE = 25
 
 
 class Vm(IntFlag):
@@ -45,21 +101,43 @@ class Vm(IntFlag):
     MAYEXEC = 0x40
     MAYSHARE = 0x80
     GROWSDOWN = 0x100
+    UFFD_MISSING = 0x200
+    UFFD_WP = 0x1000
+    LOCKED = 0x2000
+    SEQ_READ = 0x8000
+    RAND_READ = 0x10000
+    DONTCOPY = 0x20000
+    DONTEXPAND = 0x40000
+    LOCKONFAULT = 0x80000
     ACCOUNT = 0x100000
+    NORESERVE = 0x200000
+    WIPEONFORK = 0x2000000
+    DONTDUMP = 0x4000000
+    HUGEPAGE = 0x20000000
+    NOHUGEPAGE = 0x40000000
+    MERGEABLE = 0x80000000
 
 
 class Errno(IntEnum):
     """Error numbers that calls return negated."""
 
     EPERM = 1
+    ENOENT = 2
     EINTR = 4
+    EIO = 5
     EBADF = 9
     EAGAIN = 11
     ENOMEM = 12
     EACCES = 13
     EFAULT = 14
+    EBUSY = 16
     EEXIST = 17
+    ENODEV = 19
     EINVAL = 22
+    ENOSPC = 28
+    ENOSYS = 38
+    EOVERFLOW = 75
+    EOPNOTSUPP = 95
     ETIMEDOUT = 110
 
 
@@ -78,7 +156,11 @@ class VmFault(IntFlag):
     """VM_FAULT_*: how handling it ended (include/linux/mm_types.h)."""
 
     OOM = 0x0001
+    SIGBUS = 0x0002
+    MAJOR = 0x0004
     SIGSEGV = 0x0040
+    NOPAGE = 0x0100
+    LOCKED = 0x0200
     RETRY = 0x0400
 
 
@@ -91,8 +173,9 @@ class Pte(IntFlag):
     ACCESSED = 0x020
     DIRTY = 0x040
     PSE = 0x080
-    SPECIAL = 0x200
     PROTNONE = 0x100
+    SPECIAL = 0x200
+    UFFD_WP = 0x400
     NX = 1 << 62  # bit 63 on x86-64: words here are signed, so the sign bit stays clear
 
 
@@ -114,3 +197,4 @@ class PageKind(IntEnum):
     ANON = 1
     TABLE = 2
     RESERVED = 3
+    FILE = 4

@@ -160,9 +160,9 @@ def foreign_vma(good: GoodSegment) -> None:
     good.vma(area(0))["vm_mm"] = 0x11
 
 
-@corruptions.reports(r"^mm 0: VMA \[0x10000000, .* has unknown vm_flags 0x4010")
+@corruptions.reports(r"^mm 0: VMA \[0x10000000, .* has unknown vm_flags 0x2001")
 def unknown_flags(good: GoodSegment) -> None:
-    good.vma(area(0))["vm_flags"] |= 1 << 30
+    good.vma(area(0))["vm_flags"] |= 1 << 33
 
 
 @corruptions.reports(r"^mm 0: VMA \[0x10000000, .* has vm_page_prot 0x0$")
