@@ -93,6 +93,9 @@ class Event(IntEnum):
     VMA_LOCK_ABORT_ANON_VMA = 92  # no anon_vma yet
     VMA_LOCK_ACCESS_ERROR = 93  # own: access not allowed, left to the locked path
 
+    CALL_MREMAP = 140
+    PAGES_MOVED = 141  # own: ptes that mremap moved
+
 
 ABORT_REASONS = tuple(e for e in Event if e.name.startswith("SPF_ABORT_"))
 """Their counts add up to ``Event.SPF_ABORT``."""

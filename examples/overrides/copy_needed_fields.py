@@ -7,7 +7,7 @@ from spfemu.primitives import load, store
 
 
 @kernel
-def copy_vma(pvma: int, vma: int) -> None:
+def copy_pvma(pvma: int, vma: int) -> None:
     """Copy five words of the VMA's first two cache lines."""
     store(pvma + VMA.vm_start, load(vma + VMA.vm_start))
     store(pvma + VMA.vm_page_prot, load(vma + VMA.vm_page_prot))

@@ -35,6 +35,8 @@ class Operation(IntEnum):
     PROT = 3 * WORD
     FLAGS = 4 * WORD
     VALUE = 5 * WORD
+    NEW_LENGTH = 6 * WORD
+    TARGET = 7 * WORD
 
 
 OPERATION_WORDS = len(Operation)

@@ -99,7 +99,7 @@ class Names:
         """Return what a call returned, or what a touch did."""
         if -ERRNO_MAX <= seen.result < 0:
             return errno.errorcode.get(-seen.result, str(seen.result))
-        if operation.kind in (Kind.MMAP, Kind.BRK):
+        if operation.kind in (Kind.MMAP, Kind.MREMAP, Kind.BRK):
             return self(seen.result)
         if operation.kind is Kind.READ:
             return f"{seen.value:#x}" if seen.result == 0 else str(seen.result)

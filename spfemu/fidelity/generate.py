@@ -14,9 +14,9 @@ from typing import TypeVar
 
 from spfemu.fidelity.interpreter import Kind
 from spfemu.fidelity.known import KnownDifference
-from spfemu.fidelity.program import WINDOW_PAGES, Operation, Window
+from spfemu.fidelity.program import WINDOW_PAGES, Operation, Window, unsafe
 from spfemu.layout import PAGE_SIZE, WORD
-from spfemu.mm.flags import PMD_SIZE, TASK_SIZE, Madv, Map, Prot
+from spfemu.mm.flags import PMD_SIZE, TASK_SIZE, Madv, Map, Mremap, Prot
 
 PROGRAM_OPERATIONS = 128
 """Longest program."""
@@ -27,6 +27,7 @@ _KINDS = {
     Kind.MPROTECT: 18,
     Kind.MADVISE: 8,
     Kind.BRK: 8,
+    Kind.MREMAP: 10,
     Kind.READ: 12,
     Kind.WRITE: 21,
 }
@@ -48,6 +49,11 @@ _PLACEMENTS = {
     _PRIVATE | Map.FIXED | Map.FIXED_NOREPLACE: 1,
     _PRIVATE: 6,
 }
+_REMAPS = (
+    *(Mremap.MAYMOVE, Mremap.MAYMOVE | Mremap.FIXED, Mremap.MAYMOVE | Mremap.FIXED),
+    *(Mremap(0), Mremap.MAYMOVE | Mremap.DONTUNMAP),
+    Mremap.MAYMOVE | Mremap.FIXED | Mremap.DONTUNMAP,
+)
 _LARGE = (PMD_SIZE, 2 * PMD_SIZE, PMD_SIZE + PAGE_SIZE, 3 * PMD_SIZE - 1, 1 << 30, 1 << 40)
 """Lengths for mappings that the kernel places; they are never touched."""
 _IMPOSSIBLE = (0, TASK_SIZE + PAGE_SIZE, 1 << 63, -1, -PAGE_SIZE)
@@ -169,6 +175,8 @@ class _Author:
             return self._touch(kind)
         if kind is Kind.BRK:
             return self._brk()
+        if kind is Kind.MREMAP:
+            return self._mremap()
         window, offset, length = self._odd_range(kind) if self._is_odd() else self._range()
         if kind is Kind.MMAP:
             return self._mmap(window, offset, length)
@@ -199,6 +207,44 @@ class _Author:
         elif offset == 0:
             self.mapped.append((Window.TOP, TOP_SIZE - 2 * PAGE_SIZE, 2 * PAGE_SIZE))
         return Operation(Kind.MMAP, window, offset, length, prot=prot, flags=int(flags))
+
+    def _mremap(self) -> Operation:
+        window, offset, length = self._range()
+        longest = WINDOW_PAGES[window] * PAGE_SIZE - offset
+        new_length = min(self.rng.randint(1, 2 * self.longest) * PAGE_SIZE, longest)
+        if self.rng.random() < 0.4:
+            new_length = length
+        flags = self.rng.choice(_REMAPS)
+        target_window = self._choose(self.windows)
+        room = WINDOW_PAGES[target_window] - -(-new_length // PAGE_SIZE)
+        target = self.rng.randint(0, max(room, 0)) * PAGE_SIZE
+        if self._is_odd():
+            match self.rng.randrange(6):
+                case 0:
+                    window, offset = Window.ABSOLUTE, self.rng.choice(_NOWHERE)
+                case 1:
+                    length = 0
+                case 2:
+                    new_length = 0
+                case 3:
+                    offset, new_length = offset + 8, max(new_length - PAGE_SIZE, 0)
+                    length = max(length - PAGE_SIZE, 0)
+                case 4:
+                    flags ^= 1 << self.rng.randrange(5)
+                case 5:
+                    target_window, target = Window.ABSOLUTE, self.rng.choice(_NOWHERE)
+        self.mapped.append((target_window or Window.ARENA, target % TOP_SIZE, max(length, 1)))
+        operation = Operation(
+            Kind.MREMAP,
+            window,
+            offset,
+            length,
+            flags=int(flags),
+            new_length=new_length,
+            target_window=target_window,
+            target=target,
+        )
+        return Operation(Kind.READ, window, offset) if unsafe(operation) else operation
 
     def _brk(self) -> Operation:
         if self._is_odd():

@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # defined by each side
         read_presence,
     )
     from spfemu.mm.mmu import user_read, user_write
+    from spfemu.mm.mremap import sys_mremap
     from spfemu.mm.syscalls import sys_brk, sys_madvise, sys_mmap, sys_mprotect, sys_munmap
 
 
@@ -53,6 +54,7 @@ class Kind(IntEnum):
     READ = 6
     WRITE = 7
     UNMAP_ALL = 8  # between programs: shrink the heap to nothing, unmap all that is mapped
+    MREMAP = 9
 
 
 MAP_HEAP = int(Map.PRIVATE | Map.ANONYMOUS | Map.FIXED)
@@ -132,6 +134,11 @@ def perform(cpu: int, channel: int, operation: int, scratch: int) -> tuple[int, 
         result = sys_mprotect(cpu, address, length, prot)
     elif kind == Kind.MADVISE:
         result = sys_madvise(cpu, address, length, value)
+    elif kind == Kind.MREMAP:
+        new_length = load(operation + Operation.NEW_LENGTH)
+        target = load(operation + Operation.TARGET)
+        flags = load(operation + Operation.FLAGS)
+        result = sys_mremap(cpu, address, length, new_length, flags, target)
     elif kind == Kind.BRK:
         result = sys_brk(cpu, address)
     else:

@@ -17,7 +17,7 @@ from spfemu.errors import UsageError
 from spfemu.fidelity.channel import MAX_OPERATIONS
 from spfemu.fidelity.interpreter import Kind
 from spfemu.layout import PAGE_SIZE, WORD
-from spfemu.mm.flags import TASK_SIZE, Madv, Map, Prot
+from spfemu.mm.flags import TASK_SIZE, Madv, Map, Mremap, Prot
 from spfemu.mm.mmap import MAP_TYPE
 
 FORMAT = "spfemu-program-1"
@@ -55,7 +55,8 @@ Bases = Mapping[Window, int]
 class Operation(msgspec.Struct, frozen=True):
     """One call or touch.
 
-    `address` is an offset in `window`; `value` is the word written, or the advice.
+    `address` is an offset in `window`; `value` is the word written, or the advice.  The last three
+    are mremap's.
     """
 
     kind: Kind
@@ -65,12 +66,17 @@ class Operation(msgspec.Struct, frozen=True):
     prot: int = 0
     flags: int = 0
     value: int = 0
+    new_length: int = 0
+    target_window: Window = Window.ABSOLUTE
+    target: int = 0
 
     def words(self, bases: Bases) -> list[int]:
         """Return the operation as the interpreter takes it."""
         address = signed(bases[self.window] + self.address)
         length = signed(self.length)
-        return [int(self.kind), address, length, self.prot, self.flags, self.value]
+        words = [int(self.kind), address, length, self.prot, self.flags, self.value]
+        target = signed(bases[self.target_window] + self.target)
+        return [*words, signed(self.new_length), target]
 
 
 Program = Sequence[Operation]
@@ -88,6 +94,9 @@ class _Line(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     prot: int = 0
     flags: int = 0
     value: int = 0
+    new_length: int = 0
+    target_window: Window = Window.ABSOLUTE
+    target: int = 0
 
 
 class _File(msgspec.Struct):
@@ -156,7 +165,7 @@ def unsafe(operation: Operation) -> str:
 
     One that reaches out of its window could change what the executor itself lives on.
     """
-    for name in ("address", "length"):
+    for name in ("address", "length", "new_length", "target"):
         if not -_WRAP // 2 <= getattr(operation, name) < _WRAP:
             return f"{name} does not fit 64 bits"
     for name in ("prot", "flags", "value"):
@@ -168,6 +177,8 @@ def unsafe(operation: Operation) -> str:
         fixed = bool(operation.flags & Map.FIXED)
         if operation.flags & MAP_TYPE in _OTHER_TYPES or operation.flags & ~_KNOWN_FLAGS:
             return "the emulator does not have these flags"
+    if kind is Kind.MREMAP:
+        return _unsafe_mremap(operation)
     if kind in (Kind.BRK, Kind.UNMAP_ALL) or not fixed:
         return ""
     length = WORD if kind in (Kind.READ, Kind.WRITE) else operation.length % _WRAP
@@ -180,6 +191,23 @@ def unsafe(operation: Operation) -> str:
     refused = refused or (kind is Kind.MPROTECT and operation.window is Window.ARENA)
     inside = address < size and address + length <= size
     return "" if inside or (refused and address < size) else "it reaches out of its window"
+
+
+def _unsafe_mremap(operation: Operation) -> str:
+    """Say why mremap must not be run: source, what it may grow to and target are in windows."""
+    if operation.window is Window.ABSOLUTE:
+        return "" if operation.address % _WRAP >= TASK_SIZE else "mremap needs a window"
+    size = WINDOW_PAGES[operation.window] * PAGE_SIZE
+    grown = max(operation.length, operation.new_length)
+    if operation.address + grown > size or min(operation.length, operation.new_length) < 0:
+        return "it reaches out of its window"
+    if operation.flags & Mremap.FIXED:
+        if operation.target_window is Window.ABSOLUTE:
+            return "" if operation.target % _WRAP >= TASK_SIZE else "its target needs a window"
+        size = WINDOW_PAGES[operation.target_window] * PAGE_SIZE
+        if operation.target + operation.new_length > size or operation.target < 0:
+            return "its target reaches out of its window"
+    return ""
 
 
 # The listing.
@@ -214,6 +242,11 @@ def statement(operation: Operation) -> str:
             known = operation.value in set(Madv)
             advice = f"MADV_{Madv(operation.value).name}" if known else str(operation.value)
             return f"madvise({at}, {length}, {advice});"
+        case Kind.MREMAP:
+            new = number(operation.new_length)
+            flags = _names(operation.flags, Mremap, "MREMAP_")
+            target = place(operation.target_window, operation.target)
+            return f"mremap({at}, {length}, {new}, {flags}, {target});"
         case Kind.BRK:
             return f"syscall(SYS_brk, {at});"
         case Kind.READ:

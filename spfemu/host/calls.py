@@ -29,17 +29,19 @@ class _Numbers(NamedTuple):
     mprotect: int
     madvise: int
     brk: int
+    mremap: int
 
 
 # include/uapi/asm-generic/unistd.h: what every architecture but the oldest uses
-_GENERIC = _Numbers(222, 215, 226, 233, 214)
-_NUMBERS = _Numbers(9, 11, 10, 28, 12) if platform.machine() == "x86_64" else _GENERIC
+_GENERIC = _Numbers(222, 215, 226, 233, 214, 216)
+_NUMBERS = _Numbers(9, 11, 10, 28, 12, 25) if platform.machine() == "x86_64" else _GENERIC
 
 NR_MMAP = _NUMBERS.mmap
 NR_MUNMAP = _NUMBERS.munmap
 NR_MPROTECT = _NUMBERS.mprotect
 NR_MADVISE = _NUMBERS.madvise
 NR_BRK = _NUMBERS.brk
+NR_MREMAP = _NUMBERS.mremap
 NO_FILE = -1
 WORD_MASK = -WORD
 
@@ -77,6 +79,13 @@ def sys_brk(cpu: int, brk: int) -> int:
     """Call brk as the kernel has it: the break, moved or not."""
     count_vm_event(cpu, Event.CALL_BRK)
     return raw_syscall(NR_BRK, brk, 0, 0, 0, 0, 0)
+
+
+@kernel
+def sys_mremap(cpu: int, addr: int, old_len: int, new_len: int, flags: int, new_addr: int) -> int:
+    """mremap(2)."""
+    count_vm_event(cpu, Event.CALL_MREMAP)
+    return raw_syscall(NR_MREMAP, addr, old_len, new_len, flags, new_addr, 0)
 
 
 @kernel

@@ -43,7 +43,9 @@ def mprotect_fixup(
         if (vm_flags & Vm.WRITE) == 0 and load(vma + VMA.anon_vma) == 0:
             vm_flags = vm_flags & ~Vm.ACCOUNT
     pgoff = load(vma + VMA.vm_pgoff) + ((start - load(vma + VMA.vm_start)) >> PAGE_SHIFT)
-    merged = vma_merge(cpu, mm, prev, start, end, vm_flags, load(vma + VMA.anon_vma), pgoff)
+    anon_vma = load(vma + VMA.anon_vma)
+    file = load(vma + VMA.vm_file)
+    merged = vma_merge(cpu, mm, prev, start, end, vm_flags, anon_vma, file, pgoff)
     if merged != 0:
         vma = merged
     else:

@@ -338,6 +338,8 @@ def anon_vma_compatible(lower: int, upper: int) -> int:
     """Tell whether two VMAs touch and would be one, but for their access rights."""
     if load(lower + VMA.vm_end) != load(upper + VMA.vm_start):
         return 0
+    if load(lower + VMA.vm_file) != load(upper + VMA.vm_file):
+        return 0
     if (load(lower + VMA.vm_flags) ^ load(upper + VMA.vm_flags)) & ~VM_ACCESS_FLAGS:
         return 0
     pages = (load(upper + VMA.vm_start) - load(lower + VMA.vm_start)) >> PAGE_SHIFT

@@ -57,8 +57,8 @@ VMA_CACHE_BATCH = 16
 """Free slots that move between a CPU's cache and the global list at once."""
 VMA_CACHE_MAX = 2 * VMA_CACHE_BATCH
 """Most free slots in a CPU's cache."""
-VMA_RESERVE = 3
-"""Most VMAs that one system call makes: a fixed mmap into the middle of a VMA."""
+VMA_RESERVE = 5
+"""Most VMAs that one system call makes: mremap out of the middle of a VMA into that of another."""
 
 VM_ACCESS_FLAGS = int(Vm.READ | Vm.WRITE | Vm.EXEC)
 VM_MAY_FLAGS = int(Vm.MAYREAD | Vm.MAYWRITE | Vm.MAYEXEC)
@@ -527,14 +527,14 @@ def is_mergeable_anon_vma(anon_vma1: int, anon_vma2: int) -> int:
 
 
 @kernel
-def can_vma_merge(vma: int, vm_flags: int, anon_vma: int) -> int:
-    """Tell whether `vma` may take in a range with these flags and anon_vma.
+def can_vma_merge(vma: int, vm_flags: int, anon_vma: int, file: int) -> int:
+    """Tell whether `vma` may take in a range with these flags, anon_vma and file.
 
     Before 6.16, a VMA without anon_vma takes in none that has one, though the other way round is
     fine (is_mergeable_anon_vma wants the VMA's chain to be singular, and an empty one is not).
     One that was inherited in a fork comes with its ancestors', so only its own kind takes it.
     """
-    if load(vma + VMA.vm_flags) != vm_flags or load(vma + VMA.vm_file) != 0:
+    if load(vma + VMA.vm_flags) != vm_flags or load(vma + VMA.vm_file) != file:
         return 0
     own = load(vma + VMA.anon_vma)
     if anon_vma == own:
@@ -545,29 +545,37 @@ def can_vma_merge(vma: int, vm_flags: int, anon_vma: int) -> int:
 
 
 @kernel
-def can_vma_merge_after(vma: int, vm_flags: int, anon_vma: int, pgoff: int) -> int:
+def can_vma_merge_after(vma: int, vm_flags: int, anon_vma: int, file: int, pgoff: int) -> int:
     """Tell whether a range may be appended to `vma`; `pgoff` is that of the range."""
-    if not can_vma_merge(vma, vm_flags, anon_vma):
+    if not can_vma_merge(vma, vm_flags, anon_vma, file):
         return 0
     return load(vma + VMA.vm_pgoff) + vma_pages(vma) == pgoff
 
 
 @kernel
-def can_vma_merge_before(vma: int, vm_flags: int, anon_vma: int, pgoff: int) -> int:
+def can_vma_merge_before(vma: int, vm_flags: int, anon_vma: int, file: int, pgoff: int) -> int:
     """Tell whether a range may be put in front of `vma`; `pgoff` is that of the range's end."""
-    if not can_vma_merge(vma, vm_flags, anon_vma):
+    if not can_vma_merge(vma, vm_flags, anon_vma, file):
         return 0
     return load(vma + VMA.vm_pgoff) == pgoff
 
 
 @kernel
 def vma_merge(
-    cpu: int, mm: int, prev: int, addr: int, end: int, vm_flags: int, anon_vma: int, pgoff: int
+    cpu: int,
+    mm: int,
+    prev: int,
+    addr: int,
+    end: int,
+    vm_flags: int,
+    anon_vma: int,
+    file: int,
+    pgoff: int,
 ) -> int:
     """Let a neighbour take over [addr, end) if it is alike; returns that VMA, or 0 if none is.
 
     `prev` is the VMA before the range, or the one that contains it if it does not start there.
-    The range is a gap (mmap, brk: cases 1 to 3) or all or the end or start of a VMA that gets
+    The range is a gap (cases 1 to 3) or all or the end or start of a VMA that gets
     new flags (mprotect: cases 4 to 8).  Source: vma_merge, where the cases are drawn.
     """
     area = load(prev + VMA.vm_next) if prev != 0 else load(mm + MM.mmap)
@@ -576,11 +584,11 @@ def vma_merge(
         upper = load(area + VMA.vm_next)  # cases 6, 7, 8: the range is all of `area`
     merge_prev = 0
     if prev != 0 and load(prev + VMA.vm_end) == addr:
-        merge_prev = can_vma_merge_after(prev, vm_flags, anon_vma, pgoff)
+        merge_prev = can_vma_merge_after(prev, vm_flags, anon_vma, file, pgoff)
     merge_upper = 0
     if upper != 0 and load(upper + VMA.vm_start) == end:
         pages = (end - addr) >> PAGE_SHIFT
-        merge_upper = can_vma_merge_before(upper, vm_flags, anon_vma, pgoff + pages)
+        merge_upper = can_vma_merge_before(upper, vm_flags, anon_vma, file, pgoff + pages)
     if merge_prev and merge_upper:
         merge_upper = is_mergeable_anon_vma(load(prev + VMA.anon_vma), load(upper + VMA.anon_vma))
     if merge_prev:

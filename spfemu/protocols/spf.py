@@ -73,7 +73,7 @@ def do_speculative_fault(cpu: int, mm: int, address: int, flags: int) -> int:
         count_vm_event(cpu, Event.SPF_ABORT_NO_SPECULATE)
         return VmFault.RETRY
     pvma = cpu + CPU.pvma
-    copy_vma(pvma, vma)
+    copy_pvma(pvma, vma)
     rcu_read_unlock(cpu)
     if mmap_seq_read_check(cpu, mm, seq, Event.SPF_ABORT_VMA_COPY) == 0:
         return VmFault.RETRY
@@ -86,7 +86,7 @@ def do_speculative_fault(cpu: int, mm: int, address: int, flags: int) -> int:
 
 
 @kernel
-def copy_vma(pvma: int, vma: int) -> None:
+def copy_pvma(pvma: int, vma: int) -> None:
     """Copy the whole VMA; each word may come from another moment until the sequence is checked."""
     for i in range(VMA_COPY_SIZE // WORD):
         store(pvma + i * WORD, load(vma + i * WORD))

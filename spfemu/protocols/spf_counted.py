@@ -16,7 +16,7 @@ from spfemu.mm.rcu import rcu_read_lock, rcu_read_unlock
 from spfemu.mm.vma import __find_vma
 from spfemu.mm.vmstat import count_vm_event
 from spfemu.primitives import atomic_fetch_add_relaxed, load
-from spfemu.protocols.spf import copy_vma, do_handle_mm_fault
+from spfemu.protocols.spf import copy_pvma, do_handle_mm_fault
 
 EXTENDS = "spf"
 
@@ -42,7 +42,7 @@ def do_speculative_fault(cpu: int, mm: int, address: int, flags: int) -> int:
         count_vm_event(cpu, Event.SPF_ABORT_NO_SPECULATE)
         return VmFault.RETRY
     atomic_fetch_add_relaxed(vma + VMA.fault_count, 1)
-    copy_vma(cpu + CPU.pvma, vma)
+    copy_pvma(cpu + CPU.pvma, vma)
     rcu_read_unlock(cpu)
     result = speculate_on_copy(cpu, mm, address, flags, seq)
     atomic_fetch_add_relaxed(vma + VMA.fault_count, -1)

@@ -120,7 +120,7 @@ def speculate_on_vma(cpu: int, mm: int, vma: int, address: int, flags: int) -> i
         count_vm_event(cpu, Event.SPF_ABORT_UNMAPPED)
         return VmFault.RETRY
     pvma = cpu + CPU.pvma
-    copy_vma(pvma, vma)
+    copy_pvma(pvma, vma)
     if vma_has_changed(vma, seq):
         count_vm_event(cpu, Event.SPF_ABORT_VMA_COPY)
         return VmFault.RETRY
@@ -132,7 +132,7 @@ def speculate_on_vma(cpu: int, mm: int, vma: int, address: int, flags: int) -> i
 
 
 @kernel
-def copy_vma(pvma: int, vma: int) -> None:
+def copy_pvma(pvma: int, vma: int) -> None:
     """Copy the fields that the handlers need; the sequence count tells what they are worth."""
     store(pvma + VMA.vm_start, load(vma + VMA.vm_start))
     store(pvma + VMA.vm_page_prot, load(vma + VMA.vm_page_prot))

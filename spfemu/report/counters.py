@@ -74,5 +74,7 @@ COUNTERS = {
     "VMA_LOCK_ABORT_RANGE": "aborts: the VMA does not cover the address any more",
     "VMA_LOCK_ABORT_ANON_VMA": "aborts: the mapping has no anon_vma yet",
     "VMA_LOCK_ACCESS_ERROR": "such faults that the mapping does not allow",
+    "CALL_MREMAP": "calls of mremap",
+    "PAGES_MOVED": "ptes that mremap moved",
 }
 """Descriptions by the names of `spfemu.events.Event`, in its order."""

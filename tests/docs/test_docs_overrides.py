@@ -32,12 +32,12 @@ def synchronize_rcu(cpu: int) -> None:
     pass
 """,
     "List expressions are outside the restricted style": """
-def copy_vma(pvma: int, vma: int) -> None:
+def copy_pvma(pvma: int, vma: int) -> None:
     for i in [1, 2]:
         pass
 """,
     "'print' is no kernel function or primitive": """
-def copy_vma(pvma: int, vma: int) -> None:
+def copy_pvma(pvma: int, vma: int) -> None:
     print(vma)
 """,
     "0.5 is not an integer": """

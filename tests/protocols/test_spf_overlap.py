@@ -68,8 +68,8 @@ def test_a_writer_inside_when_the_count_is_read_is_odd(spf, threads, area):
         after("mmap_seq_read_start"),
         after("rcu_read_lock", inside="do_speculative_fault"),
         after("__find_vma", inside="do_speculative_fault"),
-        after("load", nth=7, inside="copy_vma"),
-        after("copy_vma"),
+        after("load", nth=7, inside="copy_pvma"),
+        after("copy_pvma"),
         before("mmap_seq_read_check"),
         before("read_once", inside="mmap_seq_read_check"),
     ],
@@ -341,7 +341,7 @@ def test_a_vma_split_meanwhile_is_found_again(spf, threads, area):
     a = threads.thread("A", "write", PAGE, 7)
     b = threads.thread("B", "mprotect", AREA + (8 << 12), 8 << 12, int(Prot.READ))
 
-    a.runs_until(after("load", nth=2, inside="copy_vma"))
+    a.runs_until(after("load", nth=2, inside="copy_pvma"))
     b.runs_to_end(letting=[a])
 
     assert a.runs_to_end() == 0

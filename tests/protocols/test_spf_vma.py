@@ -53,7 +53,7 @@ def test_without_a_writer_nothing_aborts(under, scripted, area):
     [
         (before("read_once", inside="speculate_on_vma"), None),
         (after("read_once", inside="speculate_on_vma"), "VMA_COPY"),
-        (after("copy_vma"), "VMA_COPY"),
+        (after("copy_pvma"), "VMA_COPY"),
         (AFTER_COPY_CHECK, "PTE_MAP_LOCK_SEQ1"),
         (after("clear_page"), "PTE_MAP_LOCK_SEQ1"),
         (AFTER_SEQ1, "PTE_MAP_LOCK_SEQ2"),
@@ -164,7 +164,7 @@ def test_a_page_table_lock_that_is_held_is_not_waited_for(under, scripted, area)
     ("point", "reason"),
     [
         (after("get_vma"), "VMA_COPY"),
-        (after("copy_vma"), "VMA_COPY"),
+        (after("copy_pvma"), "VMA_COPY"),
         (AFTER_COPY_CHECK, "PTE_MAP_LOCK_SEQ1"),
         (AFTER_SEQ1, "PTE_MAP_LOCK_SEQ2"),
     ],

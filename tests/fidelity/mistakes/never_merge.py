@@ -6,6 +6,14 @@ from spfemu.kernel import kernel
 
 @kernel
 def vma_merge(
-    cpu: int, mm: int, prev: int, addr: int, end: int, vm_flags: int, anon_vma: int, pgoff: int
+    cpu: int,
+    mm: int,
+    prev: int,
+    addr: int,
+    end: int,
+    vm_flags: int,
+    anon_vma: int,
+    file: int,
+    pgoff: int,
 ) -> int:
     return 0
