@@ -94,6 +94,10 @@ class Event(IntEnum):
     VMA_LOCK_ACCESS_ERROR = 93  # own: access not allowed, left to the locked path
 
     CALL_MREMAP = 140
+    CALL_MLOCK = 142
+    CALL_MINCORE = 143
+    POPULATE_FAULT = 144  # own: pages touched by the kernel in advance
+    STACK_GROWN = 145  # own: faults below a stack that made it grow
     PAGES_MOVED = 141  # own: ptes that mremap moved
 
 

@@ -302,6 +302,15 @@ class MM(Struct, pad_to_line=True):
     tlb_gen = word("counted up before each TLB flush", lock="atomic", line=True)
     cpumask = word("bit per CPU that runs this mm", lock="atomic", count=NR_CPUS_MAX // 32)
 
+    def_flags = word("vm_flags of new mappings, from mlockall", lock="mmap_lock", line=True)
+    locked_vm = word("pages of mappings with VM_LOCKED", lock="mmap_lock")
+    data_vm = word("pages of private writable mappings", lock="mmap_lock")
+    stack_vm = word("pages of stacks", lock="mmap_lock")
+    rlimit_as = word("RLIMIT_AS [bytes]")
+    rlimit_data = word("RLIMIT_DATA [bytes]")
+    rlimit_memlock = word("RLIMIT_MEMLOCK [bytes]")
+    rlimit_stack = word("RLIMIT_STACK [bytes]")
+
 
 class CPU(Struct, pad_to_line=True):
     """One worker: a CPU that runs one thread of an emulated process."""

@@ -38,7 +38,7 @@ from spfemu.layout import (
     Struct,
     layout_hash,
 )
-from spfemu.mm.flags import MMAP_MIN_ADDR, TASK_SIZE, PageKind
+from spfemu.mm.flags import MMAP_MIN_ADDR, RLIM_INFINITY, TASK_SIZE, PageKind
 from spfemu.mm.irq import TLB_GENERATION
 from spfemu.mm.page_alloc import PCP_BATCH
 
@@ -53,6 +53,8 @@ CYCLES_PER_TICK = 8_000_000
 """Until the parent has measured it: 4 ms at 2 GHz."""
 BRK_START = 1 << 32
 MMAP_BASE = (1 << 46) - (1 << 30)
+STACK_LIMIT = 8 << 20
+"""RLIMIT_STACK as Linux starts with it (include/uapi/linux/resource.h: _STK_LIM)."""
 
 _MAP_FIXED_NOREPLACE = 0x100000
 
@@ -306,6 +308,9 @@ class Segment:
         mms["mmap_base"], mms["task_size"] = MMAP_BASE, TASK_SIZE
         mms["mmap_min_addr"] = MMAP_MIN_ADDR
         mms["start_brk"] = mms["brk"] = BRK_START
+        for limit in ("rlimit_as", "rlimit_data", "rlimit_memlock"):
+            mms[limit] = RLIM_INFINITY
+        mms["rlimit_stack"] = STACK_LIMIT
         mms["pgtables"] = 1
         tables = self.pages[1 : 1 + g.nr_mms]
         tables["flags"], tables["refcount"] = PageKind.TABLE, 1

@@ -14,7 +14,7 @@ from spfemu.mm.flags import Vm
 from spfemu.mm.rbtree import RbColor
 from spfemu.mm.vma import SlabState, vm_get_page_prot
 
-KNOWN_FLAGS = sum(Vm) & ~int(Vm.SHARED | Vm.MAYSHARE | Vm.GROWSDOWN)
+KNOWN_FLAGS = sum(Vm) & ~int(Vm.SHARED | Vm.MAYSHARE | Vm.UFFD_MISSING | Vm.UFFD_WP)
 
 
 @dataclass
@@ -194,7 +194,8 @@ def _check_vma(state: State, mm: int, index: int) -> None:
         add(f"mm {mm}: {name} has unknown vm_flags {flags:#x}")
     if int(vma["vm_page_prot"]) != vm_get_page_prot(flags):
         add(f"mm {mm}: {name} has vm_page_prot {int(vma['vm_page_prot']):#x}")
-    if int(vma["vm_pgoff"]) != start >> PAGE_SHIFT:
+    # mremap takes the offset along; pages are checked against it where they are mapped
+    if not 0 <= int(vma["vm_pgoff"]) <= int(limits["task_size"]) >> PAGE_SHIFT:
         add(f"mm {mm}: {name} has vm_pgoff {int(vma['vm_pgoff']):#x}")
     if vma["vm_ops"] or vma["vm_file"]:
         add(f"mm {mm}: {name} is not anonymous")
@@ -227,12 +228,26 @@ def _check_totals(state: State, mm: int) -> None:
     expected = {
         "map_count": len(starts),
         "highest_vm_end": int(ends.max()) if len(ends) else 0,
-        "total_vm": int(((ends - starts) >> PAGE_SHIFT).sum()),
+        **_count_pages(state, mm),
     }
     for name, value in expected.items():
         found = int(state.segment.mms[name][mm])
         if found != value:
             state.findings.add(f"{name} of mm {mm} is {found:#x} instead of {value:#x}")
+
+
+def _count_pages(state: State, mm: int) -> dict[str, int]:
+    """Count pages of mappings as the mm's accounts do."""
+    starts, ends = _bounds(state, mm)
+    flags = state.segment.vmas["vm_flags"][state.vmas[mm]]
+    pages = (ends - starts) >> PAGE_SHIFT
+    data = (flags & int(Vm.WRITE | Vm.SHARED | Vm.GROWSDOWN)) == int(Vm.WRITE)
+    return {
+        "total_vm": int(pages.sum()),
+        "data_vm": int(pages[data].sum()),
+        "stack_vm": int(pages[(flags & int(Vm.GROWSDOWN)) != 0].sum()),
+        "locked_vm": int(pages[(flags & int(Vm.LOCKED)) != 0].sum()),
+    }
 
 
 def check_vma_slab(state: State) -> None:

@@ -23,6 +23,8 @@ MAX_PAGES = 128
 MAX_VMAS = 256
 """Most mappings observed; what is beyond is not looked at."""
 MAX_FOREIGN = 2000
+MINCORE_PAGES = 60
+"""Most pages of which one mincore tells: a bit each."""
 MAX_UNMAP = 2000
 
 

@@ -101,6 +101,8 @@ class Names:
             return errno.errorcode.get(-seen.result, str(seen.result))
         if operation.kind in (Kind.MMAP, Kind.MREMAP, Kind.BRK):
             return self(seen.result)
+        if operation.kind is Kind.MINCORE:
+            return f"{seen.result}, pages {seen.value:#b}"
         if operation.kind is Kind.READ:
             return f"{seen.value:#x}" if seen.result == 0 else str(seen.result)
         return str(seen.result)

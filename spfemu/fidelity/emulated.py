@@ -2,7 +2,7 @@
 """How the emulated kernel is looked at.  Nobody else runs, so no lock is taken."""
 
 from spfemu.events import Event
-from spfemu.fidelity.channel import VM_PRIVATE, Channel
+from spfemu.fidelity.channel import MINCORE_PAGES, VM_PRIVATE, Channel
 from spfemu.fidelity.interpreter import list_is_full, put_entry, skip_foreign
 from spfemu.kernel import kernel
 from spfemu.layout import CPU, MM, PAGE_SHIFT, VMA, WORD
@@ -10,21 +10,22 @@ from spfemu.mm.flags import PTE_ADDR_MASK, Errno, Vm
 from spfemu.mm.mmap import vma_map
 from spfemu.mm.pgtable import find_pmd, pte_offset, pte_present
 from spfemu.mm.sched import cond_resched
+from spfemu.mm.syscalls import sys_mincore
 from spfemu.mm.vma import VM_ACCESS_FLAGS, find_vma_links
 from spfemu.primitives import copy_page, load, read_once, store
 
-FOREIGN_FLAGS = int(Vm.SHARED)
-"""Foreign mappings: shared, so that no mapping of a program is merged with them."""
-
 
 @kernel
-def map_foreign(cpu: int, start: int, end: int) -> int:
-    """Occupy a range as the host's process does, before any program runs; 0 or -ENOMEM."""
+def map_foreign(cpu: int, start: int, end: int, vm_flags: int) -> int:
+    """Occupy a range as the host's process does, before any program runs; 0 or a negative errno.
+
+    `vm_flags` has VM_SHARED, so that no mapping of a program is merged with it.
+    """
     mm = load(cpu + CPU.mm)
     overlaps, prev = find_vma_links(mm, start, end)
     if overlaps:
         return -Errno.EEXIST
-    return vma_map(cpu, mm, prev, start, end, FOREIGN_FLAGS)
+    return vma_map(cpu, mm, prev, start, end, vm_flags)
 
 
 @kernel
@@ -40,7 +41,8 @@ def minor_faults(cpu: int, channel: int) -> int:
     failed = load(events + Event.FAULT_SIGSEGV_MAPERR * WORD)
     failed += load(events + Event.FAULT_SIGSEGV_ACCERR * WORD)
     failed += load(events + Event.FAULT_OOM * WORD)
-    return load(events + Event.PGFAULT * WORD) - failed
+    handled = load(events + Event.PGFAULT * WORD) - failed
+    return handled + load(events + Event.POPULATE_FAULT * WORD)
 
 
 @kernel
@@ -60,6 +62,20 @@ def read_map(cpu: int, channel: int, vmas: int) -> int:
             at = put_entry(at, load(vma + VMA.vm_start), end, rights)
         vma = load(vma + VMA.vm_next)
     return at
+
+
+@kernel
+def mincore_bits(cpu: int, channel: int, address: int, length: int) -> tuple[int, int]:
+    """Return the result of mincore and a bit for each of the first pages that is resident."""
+    vec = channel + Channel.PRESENCE
+    for i in range(MINCORE_PAGES):
+        store(vec + i * WORD, 0)
+    result = sys_mincore(cpu, address, length, vec)
+    bits = 0
+    if result == 0:
+        for i in range(MINCORE_PAGES):
+            bits = bits | ((load(vec + i * WORD) & 1) << i)
+    return result, bits
 
 
 @kernel

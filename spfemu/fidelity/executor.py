@@ -51,6 +51,7 @@ class Mapping:
     start: int
     end: int
     name: str
+    accessible: bool = True
 
 
 def read_maps(pid: int | str) -> list[Mapping]:
@@ -60,7 +61,8 @@ def read_maps(pid: int | str) -> list[Mapping]:
         fields = line.split(maxsplit=5)
         start, end = (int(part, 16) for part in fields[0].split("-"))
         if start < 1 << 63:
-            mappings.append(Mapping(start, end, fields[5] if len(fields) > 5 else ""))
+            name = fields[5] if len(fields) > 5 else ""
+            mappings.append(Mapping(start, end, name, fields[1][:3] != "---"))
     return mappings
 
 

@@ -28,6 +28,10 @@ _KINDS = {
     Kind.MADVISE: 8,
     Kind.BRK: 8,
     Kind.MREMAP: 10,
+    Kind.MLOCK: 3,
+    Kind.MLOCK2: 2,
+    Kind.MUNLOCK: 4,
+    Kind.MINCORE: 2,
     Kind.READ: 12,
     Kind.WRITE: 21,
 }
@@ -49,6 +53,23 @@ _PLACEMENTS = {
     _PRIVATE | Map.FIXED | Map.FIXED_NOREPLACE: 1,
     _PRIVATE: 6,
 }
+_ADVICES = {
+    Madv.DONTNEED: 10,
+    **dict.fromkeys(
+        (
+            *(Madv.NORMAL, Madv.RANDOM, Madv.SEQUENTIAL, Madv.WILLNEED, Madv.FREE, Madv.COLD),
+            *(Madv.PAGEOUT, Madv.DONTFORK, Madv.DOFORK, Madv.DONTDUMP, Madv.DODUMP),
+            *(Madv.WIPEONFORK, Madv.KEEPONFORK, Madv.HUGEPAGE, Madv.NOHUGEPAGE),
+            *(Madv.POPULATE_READ, Madv.POPULATE_WRITE, Madv.DONTNEED_LOCKED),
+        ),
+        1,
+    ),
+}
+_EXTRAS = (
+    *(Map.GROWSDOWN, Map.LOCKED, Map.NORESERVE, Map.POPULATE, Map.POPULATE | Map.NONBLOCK),
+    *(Map.STACK, Map.LOCKED | Map.GROWSDOWN, Map.NORESERVE | Map.POPULATE),
+)
+"""Flags of mmap that do not say where."""
 _REMAPS = (
     *(Mremap.MAYMOVE, Mremap.MAYMOVE | Mremap.FIXED, Mremap.MAYMOVE | Mremap.FIXED),
     *(Mremap(0), Mremap.MAYMOVE | Mremap.DONTUNMAP),
@@ -109,6 +130,8 @@ class _Author:
         self.longest = rng.choice((2, 4, 8, 16))
         # few distinct places make mappings meet
         self.pages = rng.choice((8, 16, 40))
+        self.advices = self._lean(_ADVICES)
+        self.extras = rng.choice((0.0, 0.1, 0.5))
         self.odd = rng.choice((0.0, 0.02, 0.1))
         # how much it works on what it has mapped, and that
         self.loyalty = rng.choice((0.2, 0.8, 0.95))
@@ -184,12 +207,17 @@ class _Author:
             prot = 0x10 << self.rng.randrange(4) if self._is_odd() else self.rng.choice(self.prots)
             return Operation(kind, window, offset, length, prot=int(prot))
         if kind is Kind.MADVISE:
-            advice = self.rng.choice((-1, 5000)) if self._is_odd() else Madv.DONTNEED
+            advice = self.rng.choice((-1, 5000)) if self._is_odd() else self._choose(self.advices)
             return Operation(kind, window, offset, length, value=int(advice))
+        if kind is Kind.MLOCK2:
+            flags = self.rng.choice((0, 1, 1)) if not self._is_odd() else 2
+            return Operation(kind, window, offset, length, value=flags)
         return Operation(kind, window, offset, length)
 
     def _mmap(self, window: Window, offset: int, length: int) -> Operation:
         flags = self._choose(self.placements)
+        if self.rng.random() < self.extras:
+            flags |= self.rng.choice(_EXTRAS)
         prot = int(self.rng.choice(self.prots))
         if self._is_odd():
             # no type, MAP_SHARED_VALIDATE, which is for files, or no file
@@ -202,6 +230,7 @@ class _Author:
             if self.rng.random() < 0.1:
                 # without rights: nothing is charged for it
                 length, prot = self.rng.choice(_LARGE), 0
+                flags &= ~(Map.LOCKED | Map.POPULATE | Map.GROWSDOWN)
         if window is not Window.ABSOLUTE and 0 < length <= ARENA_SIZE:
             self.mapped.append((window, offset, length))
         elif offset == 0:

@@ -9,9 +9,9 @@ the hardware fault that a load or store of the program would take, and what woul
 import platform
 from typing import NamedTuple
 
-from spfemu.fidelity.channel import SIZE, TEXT_MAX, VM_PRIVATE, Channel
+from spfemu.fidelity.channel import MINCORE_PAGES, SIZE, TEXT_MAX, VM_PRIVATE, Channel
 from spfemu.fidelity.interpreter import list_is_full, put_entry, serve, skip_foreign
-from spfemu.host.calls import NR_MUNMAP, sys_brk
+from spfemu.host.calls import NR_MINCORE, NR_MUNMAP, sys_brk
 from spfemu.kernel import kernel
 from spfemu.layout import PAGE_SHIFT, PAGE_SIZE, WORD
 from spfemu.mm.flags import Prot
@@ -79,6 +79,20 @@ def minor_faults(cpu: int, channel: int) -> int:
     usage = channel + Channel.RUSAGE
     raw_syscall(NR_GETRUSAGE, RUSAGE_THREAD, usage, 0, 0, 0, 0)
     return load(usage + RU_MINFLT)
+
+
+@kernel
+def mincore_bits(cpu: int, channel: int, address: int, length: int) -> tuple[int, int]:
+    """Return the result of mincore and a bit for each of the first pages that is resident."""
+    vec = channel + Channel.PRESENCE
+    for i in range(MINCORE_PAGES // WORD + 1):
+        store(vec + i * WORD, 0)
+    result = raw_syscall(NR_MINCORE, address, length, vec, 0, 0, 0)
+    bits = 0
+    if result == 0:
+        for i in range(MINCORE_PAGES):
+            bits = bits | ((byte_at(vec + i) & 1) << i)
+    return result, bits
 
 
 @kernel

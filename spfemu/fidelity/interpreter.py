@@ -33,11 +33,13 @@ from spfemu.primitives import (
 if TYPE_CHECKING:  # defined by each side
     from spfemu.fidelity.emulated import (
         copy_present_page,
+        mincore_bits,
         minor_faults,
         operation_done,
         read_map,
         read_presence,
     )
+    from spfemu.mm.mlock import sys_mlock, sys_mlock2, sys_munlock
     from spfemu.mm.mmu import user_read, user_write
     from spfemu.mm.mremap import sys_mremap
     from spfemu.mm.syscalls import sys_brk, sys_madvise, sys_mmap, sys_mprotect, sys_munmap
@@ -55,6 +57,10 @@ class Kind(IntEnum):
     WRITE = 7
     UNMAP_ALL = 8  # between programs: shrink the heap to nothing, unmap all that is mapped
     MREMAP = 9
+    MLOCK = 10
+    MLOCK2 = 11
+    MUNLOCK = 12
+    MINCORE = 13
 
 
 MAP_HEAP = int(Map.PRIVATE | Map.ANONYMOUS | Map.FIXED)
@@ -139,6 +145,14 @@ def perform(cpu: int, channel: int, operation: int, scratch: int) -> tuple[int, 
         target = load(operation + Operation.TARGET)
         flags = load(operation + Operation.FLAGS)
         result = sys_mremap(cpu, address, length, new_length, flags, target)
+    elif kind == Kind.MLOCK:
+        result = sys_mlock(cpu, address, length)
+    elif kind == Kind.MLOCK2:
+        result = sys_mlock2(cpu, address, length, value)
+    elif kind == Kind.MUNLOCK:
+        result = sys_munlock(cpu, address, length)
+    elif kind == Kind.MINCORE:
+        result, word = mincore_bits(cpu, channel, address, length)
     elif kind == Kind.BRK:
         result = sys_brk(cpu, address)
     else:

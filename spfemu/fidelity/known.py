@@ -18,7 +18,7 @@ from spfemu.errors import ResourceError
 from spfemu.fidelity.interpreter import Kind
 from spfemu.fidelity.program import Operation, Window
 from spfemu.mm.config import CONFIG_LINUX_VERSION
-from spfemu.mm.flags import PMD_SIZE, TASK_SIZE, Map, Prot
+from spfemu.mm.flags import PMD_SIZE, TASK_SIZE, Madv, Map, Prot
 
 NEWEST = CONFIG_LINUX_VERSION
 OLDEST = 0x50C
@@ -55,10 +55,19 @@ def _is_charged(operation: Operation) -> bool:
     return bool(writable) and operation.length % (1 << 64) >= CHARGED
 
 
+def _asks_for_reclaim(operation: Operation) -> bool:
+    return operation.kind is Kind.MADVISE and operation.value == Madv.PAGEOUT
+
+
 COMMIT_LIMIT = KnownDifference(
     "commit limit",
     "the emulated machine has no swap and no overcommit policy: it refuses no writable memory",
     _is_charged,
+)
+RECLAIM = KnownDifference(
+    "reclaim",
+    "the emulated machine reclaims nothing, so MADV_PAGEOUT takes nothing, not even freed pages",
+    _asks_for_reclaim,
 )
 PMD_ALIGNMENT = KnownDifference(
     "huge-page alignment",
@@ -95,7 +104,7 @@ def followed_version() -> int:
 
 def differences(*, same_task_size: bool) -> tuple[KnownDifference, ...]:
     """Return the known differences from this machine; `same_task_size`: as the emulated one."""
-    found = [COMMIT_LIMIT]
+    found = [COMMIT_LIMIT, RECLAIM]
     if 0x607 <= host_version() < 0x60D:
         found.append(PMD_ALIGNMENT)
     if _has_execute_only():

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import importlib
 import pkgutil
+import resource
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ from spfemu.fidelity.program import UNMAP_ALL, WINDOW_PAGES, Bases, Operation, P
 from spfemu.host import calls
 from spfemu.layout import PAGE_SIZE, WORD
 from spfemu.measure import build
-from spfemu.mm.flags import TASK_SIZE, Map
+from spfemu.mm.flags import RLIM_INFINITY, TASK_SIZE, Map, Vm
 from spfemu.protocols import protocol_functions
 from spfemu.segment import Geometry, Segment
 
@@ -258,10 +259,17 @@ class Pair:
         mm["mmap_base"] = self.bases[Window.TOP] + (WINDOW_PAGES[Window.TOP] + 1) * PAGE_SIZE
         mm["mmap_min_addr"] = self.bases[Window.LOW]
         mm["start_brk"] = mm["brk"] = self.bases[Window.HEAP]
+        for name, limit in (
+            ("rlimit_memlock", resource.RLIMIT_MEMLOCK),
+            ("rlimit_stack", resource.RLIMIT_STACK),
+        ):
+            soft = resource.getrlimit(limit)[0]
+            mm[name] = RLIM_INFINITY if soft == resource.RLIM_INFINITY else soft
         cpu = segment.cpu(0)
         self.engine.call("cpu_idle_exit", cpu)
         for mapping in foreign:
-            if self.engine.call("map_foreign", cpu, mapping.start, mapping.end) != 0:
+            flags = int(Vm.SHARED | Vm.READ if mapping.accessible else Vm.SHARED)
+            if self.engine.call("map_foreign", cpu, mapping.start, mapping.end, flags) != 0:
                 raise ResourceError(f"no room for a mapping at {mapping.start:#x}")
         # frames behind the zero page and the top-level table are not in use yet
         used = segment.address["frames"] - segment.base + 2 * PAGE_SIZE

@@ -44,7 +44,18 @@ _EXPLAINED = {
     Window.TOP: f"ends {WINDOW_PAGES[Window.TOP]} pages on, where mappings without a hint go first",
 }
 _OTHER_TYPES = (Map.SHARED, 8)  # what the emulator does not have; the other is MAP_DROPPABLE
-_KNOWN_FLAGS = int(MAP_TYPE | Map.FIXED | Map.ANONYMOUS | Map.FIXED_NOREPLACE)
+_KNOWN_FLAGS = int(
+    MAP_TYPE
+    | Map.FIXED
+    | Map.ANONYMOUS
+    | Map.FIXED_NOREPLACE
+    | Map.GROWSDOWN
+    | Map.LOCKED
+    | Map.NORESERVE
+    | Map.POPULATE
+    | Map.NONBLOCK
+    | Map.STACK
+)
 _BOUNDED = (Kind.MMAP, Kind.MUNMAP)
 """Calls that refuse a length beyond the address space before they do anything."""
 
@@ -249,6 +260,14 @@ def statement(operation: Operation) -> str:
             return f"mremap({at}, {length}, {new}, {flags}, {target});"
         case Kind.BRK:
             return f"syscall(SYS_brk, {at});"
+        case Kind.MLOCK:
+            return f"mlock({at}, {length});"
+        case Kind.MLOCK2:
+            return f"mlock2({at}, {length}, {operation.value});"
+        case Kind.MUNLOCK:
+            return f"munlock({at}, {length});"
+        case Kind.MINCORE:
+            return f"mincore({at}, {length}, vec);"
         case Kind.READ:
             return f"(void)*(volatile long *)({at});"
         case Kind.WRITE:

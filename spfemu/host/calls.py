@@ -30,11 +30,19 @@ class _Numbers(NamedTuple):
     madvise: int
     brk: int
     mremap: int
+    mincore: int
+    mlock: int
+    munlock: int
+    mlock2: int
 
 
 # include/uapi/asm-generic/unistd.h: what every architecture but the oldest uses
-_GENERIC = _Numbers(222, 215, 226, 233, 214, 216)
-_NUMBERS = _Numbers(9, 11, 10, 28, 12, 25) if platform.machine() == "x86_64" else _GENERIC
+_GENERIC = _Numbers(222, 215, 226, 233, 214, 216, 232, 228, 229, 284)
+_NUMBERS = (
+    _Numbers(9, 11, 10, 28, 12, 25, 27, 149, 150, 325)
+    if platform.machine() == "x86_64"
+    else _GENERIC
+)
 
 NR_MMAP = _NUMBERS.mmap
 NR_MUNMAP = _NUMBERS.munmap
@@ -42,6 +50,10 @@ NR_MPROTECT = _NUMBERS.mprotect
 NR_MADVISE = _NUMBERS.madvise
 NR_BRK = _NUMBERS.brk
 NR_MREMAP = _NUMBERS.mremap
+NR_MINCORE = _NUMBERS.mincore
+NR_MLOCK = _NUMBERS.mlock
+NR_MUNLOCK = _NUMBERS.munlock
+NR_MLOCK2 = _NUMBERS.mlock2
 NO_FILE = -1
 WORD_MASK = -WORD
 
@@ -86,6 +98,24 @@ def sys_mremap(cpu: int, addr: int, old_len: int, new_len: int, flags: int, new_
     """mremap(2)."""
     count_vm_event(cpu, Event.CALL_MREMAP)
     return raw_syscall(NR_MREMAP, addr, old_len, new_len, flags, new_addr, 0)
+
+
+@kernel
+def sys_mlock(cpu: int, start: int, length: int) -> int:
+    """mlock(2)."""
+    return raw_syscall(NR_MLOCK, start, length, 0, 0, 0, 0)
+
+
+@kernel
+def sys_mlock2(cpu: int, start: int, length: int, flags: int) -> int:
+    """mlock2(2)."""
+    return raw_syscall(NR_MLOCK2, start, length, flags, 0, 0, 0)
+
+
+@kernel
+def sys_munlock(cpu: int, start: int, length: int) -> int:
+    """munlock(2)."""
+    return raw_syscall(NR_MUNLOCK, start, length, 0, 0, 0, 0)
 
 
 @kernel

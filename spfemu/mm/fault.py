@@ -12,6 +12,7 @@ from spfemu.mm.latency import FAULT_LATENCY, record_latency
 from spfemu.mm.memory import access_error, handle_mm_fault
 from spfemu.mm.mmap_lock import mmap_read_lock, mmap_read_trylock, mmap_read_unlock
 from spfemu.mm.rcu import rcu_barrier
+from spfemu.mm.stack import expand_stack
 from spfemu.mm.vma import find_vma
 from spfemu.mm.vmstat import count_vm_event
 from spfemu.primitives import cpu_relax, load, read_cycles
@@ -68,15 +69,17 @@ def spin_overhead(cpu: int) -> None:
 def do_locked_fault(cpu: int, address: int, flags: int) -> int:
     """Handle a fault classically, under the mmap read lock; returns VM_FAULT_* bits.
 
-    The lookup starts afresh: nothing of a speculative attempt is reused.  There is no stack
-    growth, and nothing here drops the lock on the way, so RETRY is never returned.
+    The lookup starts afresh: nothing of a speculative attempt is reused.  Nothing here drops the
+    lock on the way, so RETRY is never returned.
     """
     count_vm_event(cpu, Event.FAULT_CLASSIC)
     mm = load(cpu + CPU.mm)
     if mmap_read_trylock(cpu, mm) == 0:
         mmap_read_lock(cpu, mm)
     vma = find_vma(cpu, mm, address)
-    if vma == 0 or load(vma + VMA.vm_start) > address:
+    if vma != 0 and load(vma + VMA.vm_start) > address:
+        vma = expand_stack(cpu, mm, vma, address)
+    if vma == 0:
         mmap_read_unlock(cpu, mm)
         count_vm_event(cpu, Event.FAULT_SIGSEGV_MAPERR)
         return VmFault.SIGSEGV

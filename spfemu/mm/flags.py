@@ -186,6 +186,10 @@ PMD_SHIFT, PUD_SHIFT, PGDIR_SHIFT = 21, 30, 39
 PMD_SIZE, PUD_SIZE, PGDIR_SIZE = 1 << 21, 1 << 30, 1 << 39
 TASK_SIZE = (1 << 47) - PAGE_SIZE
 MMAP_MIN_ADDR = 0x10000
+RLIM_INFINITY = 1 << 62
+"""No limit: more than any sum of lengths, and far from where words overflow [bytes]."""
+STACK_GUARD_GAP = 256 << PAGE_SHIFT
+"""What a growing stack keeps free below it [bytes] (stack_guard_gap)."""
 DEFAULT_MAP_COUNT = 65530
 """sysctl_max_map_count."""
 

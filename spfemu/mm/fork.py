@@ -13,6 +13,7 @@ from spfemu.layout import CPU, MM, PAGE, PAGE_SHIFT, RCU_QUEUE, SYSTEM, VMA, WOR
 from spfemu.mm.bug import Bug, vm_bug_on
 from spfemu.mm.context import switch_mm
 from spfemu.mm.flags import PTE_ADDR_MASK, PUD_SIZE, Errno, PageKind, Pte, Vm
+from spfemu.mm.limits import VM_LOCKED_MASK, vm_stat_account
 from spfemu.mm.memory import sync_mm_rss
 from spfemu.mm.mmap import remove_vma_list
 from spfemu.mm.mmap_lock import mmap_write_lock, mmap_write_lock_killable, mmap_write_unlock
@@ -101,6 +102,10 @@ def mm_alloc(cpu: int, layout: int) -> int:
     store(mm + MM.mmap_base, load(layout + MM.mmap_base))
     store(mm + MM.task_size, load(layout + MM.task_size))
     store(mm + MM.mmap_min_addr, load(layout + MM.mmap_min_addr))
+    store(mm + MM.rlimit_as, load(layout + MM.rlimit_as))
+    store(mm + MM.rlimit_data, load(layout + MM.rlimit_data))
+    store(mm + MM.rlimit_memlock, load(layout + MM.rlimit_memlock))
+    store(mm + MM.rlimit_stack, load(layout + MM.rlimit_stack))
     store(mm + MM.start_brk, load(layout + MM.start_brk))
     store(mm + MM.brk, load(layout + MM.start_brk))
     store(mm + MM.mm_users, 1)
@@ -218,9 +223,10 @@ def dup_mmap(cpu: int, mm: int, oldmm: int) -> int:
     mpnt = load(oldmm + MM.mmap)
     while mpnt != 0 and error == 0:
         dup_vma_lock(cpu, mpnt)
-        vma = dup_vma(cpu, mm, mpnt, prev)
-        error = copy_page_range(cpu, vma, mpnt) if vma != 0 else -Errno.ENOMEM
-        prev = vma
+        if (load(mpnt + VMA.vm_flags) & Vm.DONTCOPY) == 0:
+            vma = dup_vma(cpu, mm, mpnt, prev)
+            error = copy_page_range(cpu, vma, mpnt) if vma != 0 else -Errno.ENOMEM
+            prev = vma
         mpnt = load(mpnt + VMA.vm_next)
     dup_mmap_unlock(cpu, mm, oldmm, mpnt)
     return error
@@ -255,18 +261,25 @@ def dup_vma_lock(cpu: int, mpnt: int) -> None:
 
 @kernel
 def dup_vma(cpu: int, mm: int, mpnt: int, prev: int) -> int:
-    """Copy one VMA into `mm`, behind `prev`, with an anon_vma of its own; 0 if out of memory."""
+    """Copy one VMA into `mm`, behind `prev`, with an anon_vma of its own; 0 if out of memory.
+
+    One with VM_WIPEONFORK begins empty.
+    """
     vma = vm_area_dup(cpu, mpnt)
     if vma == 0:
         return 0
     store(vma + VMA.vm_mm, mm)
-    if anon_vma_fork(cpu, vma, mpnt) != 0:
+    # locks are not inherited
+    vm_flags = load(vma + VMA.vm_flags) & ~VM_LOCKED_MASK
+    store(vma + VMA.vm_flags, vm_flags)
+    wiped = vm_flags & Vm.WIPEONFORK
+    if wiped == 0 and anon_vma_fork(cpu, vma, mpnt) != 0:
         vm_area_free(cpu, vma)
         return 0
     vma_start_write(cpu, vma)
     vma_mark_attached(cpu, vma)
     vma_link(mm, vma, prev)
-    store(mm + MM.total_vm, load(mm + MM.total_vm) + vma_pages(vma))
+    vm_stat_account(mm, vm_flags, vma_pages(vma))
     return vma
 
 
@@ -277,7 +290,7 @@ def copy_page_range(cpu: int, vma: int, src_vma: int) -> int:
     Without an anon_vma there are no pages of its own, at most the zero page, which faults bring
     again.  Needs both mmap locks for writing.
     """
-    if load(src_vma + VMA.anon_vma) == 0:
+    if load(src_vma + VMA.anon_vma) == 0 or load(src_vma + VMA.vm_flags) & Vm.WIPEONFORK:
         return 0
     src_mm = load(src_vma + VMA.vm_mm)
     mm = load(vma + VMA.vm_mm)

@@ -10,11 +10,16 @@ from enum import IntEnum
 from spfemu.kernel import kernel, slowpath
 from spfemu.layout import MM, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, VMA
 from spfemu.mm.config import CONFIG_LINUX_VERSION
-from spfemu.mm.flags import DEFAULT_MAP_COUNT, PMD_SIZE, Errno, Map, Prot, Vm
+from spfemu.mm.flags import DEFAULT_MAP_COUNT, PMD_SIZE, STACK_GUARD_GAP, Errno, Map, Prot, Vm
+from spfemu.mm.limits import can_do_mlock, may_expand_vm, mlock_error, vm_stat_account
 from spfemu.mm.mmap_lock import mmap_write_downgrade
 from spfemu.mm.rbtree import rb_subtree_gap, vma_compute_gap
 from spfemu.mm.rmap import unlink_anon_vmas
-from spfemu.mm.versions import BRK_NEEDS_A_MAPPING, MMAP_ALIGNS_TO_PMD
+from spfemu.mm.versions import (
+    BRK_NEEDS_A_MAPPING,
+    MMAP_ALIGNS_TO_PMD,
+    STACKS_HAVE_NO_HUGE_PAGES,
+)
 from spfemu.mm.vma import (
     VM_MAY_FLAGS,
     __split_vma,
@@ -76,6 +81,21 @@ def calc_vm_prot_bits(prot: int) -> int:
 
 
 @kernel
+def calc_vm_flag_bits(flags: int) -> int:
+    """Translate flags of mmap into vm_flags."""
+    vm_flags = 0
+    if flags & Map.GROWSDOWN:
+        vm_flags = Vm.GROWSDOWN
+    if flags & Map.LOCKED:
+        vm_flags = vm_flags | Vm.LOCKED
+    if flags & Map.NORESERVE:
+        vm_flags = vm_flags | Vm.NORESERVE
+    if CONFIG_LINUX_VERSION >= STACKS_HAVE_NO_HUGE_PAGES and flags & Map.STACK:
+        vm_flags = vm_flags | Vm.NOHUGEPAGE
+    return vm_flags
+
+
+@kernel
 def round_hint_to_min(mm: int, hint: int) -> int:
     """Round a hint down to a page, and up to the lowest address that may be mapped."""
     hint = hint & PAGE_MASK
@@ -102,7 +122,34 @@ def gap_fits(vma: int, length: int, low: int, high: int) -> int:
 
 
 @kernel
-def unmapped_area_topdown(mm: int, length: int, low: int, high: int) -> int:
+def vm_start_gap(vma: int) -> int:
+    """Return where `vma` starts, with the gap that a stack keeps free below it."""
+    start = load(vma + VMA.vm_start)
+    if load(vma + VMA.vm_flags) & Vm.GROWSDOWN:
+        start -= STACK_GUARD_GAP
+        start = start if start > 0 else 0
+    return start
+
+
+@kernel
+def unmapped_area_topdown(cpu: int, mm: int, length: int, low: int, high: int) -> int:
+    """Return the highest address for `length` bytes within [low, high), or -ENOMEM.
+
+    Where a stack would be left too little room, the search goes on below its guard gap, as since
+    6.1: whatever is mapped inside the gap does not shorten it.
+    """
+    while True:
+        addr = highest_gap(mm, length, low, high)
+        if addr < 0:
+            return addr
+        following = find_vma(cpu, mm, addr)
+        if following == 0 or vm_start_gap(following) >= addr + length:
+            return addr
+        high = vm_start_gap(following)
+
+
+@kernel
+def highest_gap(mm: int, length: int, low: int, high: int) -> int:
     """Return the highest free address for `length` bytes within [low, high), or -ENOMEM.
 
     Goes through the VMAs from above, leaving out subtrees without a gap that is long enough.
@@ -150,7 +197,7 @@ def unmapped_area(cpu: int, mm: int, length: int, low: int, high: int) -> int:
     """
     addr = low
     vma = find_vma(cpu, mm, addr)
-    while vma != 0 and load(vma + VMA.vm_start) < addr + length:
+    while vma != 0 and vm_start_gap(vma) < addr + length:
         addr = load(vma + VMA.vm_end)
         vma = load(vma + VMA.vm_next)
     return addr if addr + length <= high else -Errno.ENOMEM
@@ -162,10 +209,10 @@ def arch_get_unmapped_area_topdown(cpu: int, mm: int, addr: int, length: int) ->
     task_size = load(mm + MM.task_size)
     if 0 < addr <= task_size - length:
         vma = find_vma(cpu, mm, addr)
-        if vma == 0 or addr + length <= load(vma + VMA.vm_start):
+        if vma == 0 or addr + length <= vm_start_gap(vma):
             return addr
     low = load(mm + MM.mmap_min_addr)
-    addr = unmapped_area_topdown(mm, length, low, load(mm + MM.mmap_base))
+    addr = unmapped_area_topdown(cpu, mm, length, low, load(mm + MM.mmap_base))
     if addr >= 0:
         return addr
     return unmapped_area(cpu, mm, length, (task_size // 3) & PAGE_MASK, task_size)
@@ -229,13 +276,42 @@ def do_mmap(cpu: int, mm: int, addr: int, length: int, prot: int, flags: int) ->
         vma = find_vma(cpu, mm, addr)
         if vma != 0 and load(vma + VMA.vm_start) < addr + length:
             return -Errno.EEXIST
+    vm_flags = calc_vm_prot_bits(prot) | calc_vm_flag_bits(flags) | VM_MAY_FLAGS
+    vm_flags = vm_flags | load(mm + MM.def_flags)
+    if flags & Map.LOCKED and can_do_mlock(mm) == 0:
+        return -Errno.EPERM
+    error = mlock_error(mm, vm_flags, length >> PAGE_SHIFT)
+    if error != 0:
+        return error
     if (flags & MAP_TYPE) != Map.PRIVATE:
         return -Errno.EINVAL
-    vm_flags = calc_vm_prot_bits(prot) | VM_MAY_FLAGS
-    if vm_flags & Vm.WRITE:
+    if (vm_flags & (Vm.WRITE | Vm.NORESERVE)) == Vm.WRITE:
         # counts against the commit limit; here it only decides what can be merged
         vm_flags = vm_flags | Vm.ACCOUNT
     return mmap_region(cpu, mm, addr, length, vm_flags)
+
+
+@kernel
+def mmap_populates(mm: int, flags: int) -> int:
+    """Tell whether mmap with these flags touches all pages before it returns."""
+    if (flags & Map.LOCKED) or (load(mm + MM.def_flags) & Vm.LOCKED):
+        return 1
+    return (flags & (Map.POPULATE | Map.NONBLOCK)) == Map.POPULATE
+
+
+@kernel
+def count_vma_pages_range(cpu: int, mm: int, addr: int, end: int) -> int:
+    """Return how many pages of [addr, end) are mapped."""
+    pages = 0
+    vma = find_vma(cpu, mm, addr)
+    while vma != 0 and load(vma + VMA.vm_start) < end:
+        start = load(vma + VMA.vm_start)
+        start = start if start > addr else addr
+        stop = load(vma + VMA.vm_end)
+        stop = stop if stop < end else end
+        pages += (stop - start) >> PAGE_SHIFT
+        vma = load(vma + VMA.vm_next)
+    return pages
 
 
 @kernel
@@ -244,6 +320,11 @@ def mmap_region(cpu: int, mm: int, addr: int, length: int, vm_flags: int) -> int
 
     The lock stays a write lock: between unmapping and mapping nobody may look.
     """
+    pages = length >> PAGE_SHIFT
+    if may_expand_vm(mm, vm_flags, pages) == 0:
+        replaced = count_vma_pages_range(cpu, mm, addr, addr + length)
+        if may_expand_vm(mm, vm_flags, pages - replaced) == 0:
+            return -Errno.ENOMEM
     overlaps, prev = find_vma_links(mm, addr, addr + length)
     if overlaps:
         error = do_munmap(cpu, mm, addr, length, 0)
@@ -271,7 +352,7 @@ def vma_map(cpu: int, mm: int, prev: int, addr: int, end: int, vm_flags: int) ->
         vma_start_write(cpu, vma)
         vma_mark_attached(cpu, vma)
         vma_link(mm, vma, prev)
-    store(mm + MM.total_vm, load(mm + MM.total_vm) + ((end - addr) >> PAGE_SHIFT))
+    vm_stat_account(mm, vm_flags, (end - addr) >> PAGE_SHIFT)
     return 0
 
 
@@ -334,16 +415,14 @@ def complete_munmap(cpu: int, mm: int, vma: int, prev: int, end: int, downgrade:
 def remove_vma_list(cpu: int, mm: int, vma: int) -> None:
     """Free detached VMAs.
 
-    total_vm is safe under the downgraded lock too: no other writer gets in beside its holder.
+    The accounts are safe under the downgraded lock too: no other writer gets in beside its holder.
     """
-    pages = 0
     while vma != 0:
         following = load(vma + VMA.vm_next)
-        pages += vma_pages(vma)
+        vm_stat_account(mm, load(vma + VMA.vm_flags), -vma_pages(vma))
         unlink_anon_vmas(cpu, vma)
         vm_area_free(cpu, vma)
         vma = following
-    store(mm + MM.total_vm, load(mm + MM.total_vm) - pages)
 
 
 # The heap.
@@ -355,10 +434,18 @@ def do_brk_grow(cpu: int, mm: int, old_end: int, new_end: int) -> int:
 
     A page must stay free between the heap and the next mapping.
     """
+    vm_flags = VM_DATA_FLAGS | load(mm + MM.def_flags)
+    pages = (new_end - old_end) >> PAGE_SHIFT
     overlaps, prev = find_vma_links(mm, old_end, new_end + PAGE_SIZE)
-    if overlaps or load(mm + MM.map_count) > DEFAULT_MAP_COUNT:
+    following = find_vma(cpu, mm, old_end)
+    if overlaps or (following != 0 and vm_start_gap(following) < new_end + PAGE_SIZE):
         return -Errno.ENOMEM
-    return vma_map(cpu, mm, prev, old_end, new_end, VM_DATA_FLAGS)
+    if load(mm + MM.map_count) > DEFAULT_MAP_COUNT or may_expand_vm(mm, vm_flags, pages) == 0:
+        return -Errno.ENOMEM
+    error = mlock_error(mm, vm_flags, pages)
+    if error != 0:
+        return error
+    return vma_map(cpu, mm, prev, old_end, new_end, vm_flags)
 
 
 @kernel

@@ -5,21 +5,20 @@ from spfemu.kernel import kernel
 from spfemu.layout import MM, PAGE_MASK, PAGE_SHIFT, VMA
 from spfemu.mm.config import CONFIG_LINUX_VERSION
 from spfemu.mm.flags import Errno, Prot, Vm
+from spfemu.mm.limits import may_expand_vm, vm_stat_account
 from spfemu.mm.mmap import calc_vm_prot_bits, page_align, range_wraps
+from spfemu.mm.populate import populate_vma_page_range
 from spfemu.mm.versions import MPROTECT_DROPS_ACCOUNT
-from spfemu.mm.vma import (
-    VM_ACCESS_FLAGS,
-    find_vma,
-    split_vma,
-    vm_get_page_prot,
-    vma_merge,
-)
+from spfemu.mm.vma import VM_ACCESS_FLAGS, find_vma, vm_get_page_prot
+from spfemu.mm.vma_modify import vma_modify_flags
 from spfemu.mm.vma_write import vm_write_begin, vm_write_end, vma_start_write
 from spfemu.mm.zap import change_protection
 from spfemu.primitives import load, write_once
 
 PROT_SEM = 0x8
 """May be asked for and means nothing (include/uapi/asm-generic/mman-common.h)."""
+PROT_GROWSDOWN = 0x01000000
+"""The range reaches down to the start of the stack in which it begins."""
 PROT_VALID = int(Prot.READ | Prot.WRITE | Prot.EXEC) | PROT_SEM
 
 
@@ -36,41 +35,32 @@ def mprotect_fixup(
     old_flags = load(vma + VMA.vm_flags)
     if old_flags == vm_flags:
         return 0, vma
-    if vm_flags & Vm.WRITE and (old_flags & Vm.WRITE) == 0:
+    pages = (end - start) >> PAGE_SHIFT
+    # becoming writable may be more than RLIMIT_DATA allows; staying so never is
+    if may_expand_vm(mm, vm_flags, pages) == 0 and may_expand_vm(mm, old_flags, pages):
+        return -Errno.ENOMEM, 0
+    uncharged = Vm.ACCOUNT | Vm.WRITE | Vm.SHARED | Vm.NORESERVE
+    if vm_flags & Vm.WRITE and (old_flags & uncharged) == 0:
         vm_flags = vm_flags | Vm.ACCOUNT
     elif CONFIG_LINUX_VERSION >= MPROTECT_DROPS_ACCOUNT:
         # once there may be pages, what was writable stays charged
-        if (vm_flags & Vm.WRITE) == 0 and load(vma + VMA.anon_vma) == 0:
+        if (vm_flags & Vm.WRITE) == 0 and old_flags & Vm.ACCOUNT and load(vma + VMA.anon_vma) == 0:
             vm_flags = vm_flags & ~Vm.ACCOUNT
-    pgoff = load(vma + VMA.vm_pgoff) + ((start - load(vma + VMA.vm_start)) >> PAGE_SHIFT)
-    anon_vma = load(vma + VMA.anon_vma)
-    file = load(vma + VMA.vm_file)
-    merged = vma_merge(cpu, mm, prev, start, end, vm_flags, anon_vma, file, pgoff)
-    if merged != 0:
-        vma = merged
-    else:
-        error = mprotect_split(cpu, mm, vma, start, end)
-        if error != 0:
-            return error, 0
+    error, vma = vma_modify_flags(cpu, mm, prev, vma, start, end, vm_flags)
+    if error != 0:
+        return error, 0
+    vm_stat_account(mm, old_flags, -pages)
+    vm_stat_account(mm, vm_flags, pages)
     vma_start_write(cpu, vma)
     vm_write_begin(vma)
     write_once(vma + VMA.vm_flags, vm_flags)
     write_once(vma + VMA.vm_page_prot, vm_get_page_prot(vm_flags))
     change_protection(cpu, vma, start, end)
     vm_write_end(vma)
+    if vm_flags & Vm.WRITE and (old_flags & (Vm.WRITE | Vm.SHARED | Vm.LOCKED)) == Vm.LOCKED:
+        # locked memory that can be written from now on is not to fault when it is
+        populate_vma_page_range(cpu, vma, start, end)
     return 0, vma
-
-
-@kernel
-def mprotect_split(cpu: int, mm: int, vma: int, start: int, end: int) -> int:
-    """Cut `vma` down to [start, end); 0 or -ENOMEM."""
-    if start != load(vma + VMA.vm_start):
-        error = split_vma(cpu, mm, vma, start, 1)
-        if error != 0:
-            return error
-    if end != load(vma + VMA.vm_end):
-        return split_vma(cpu, mm, vma, end, 0)
-    return 0
 
 
 @kernel
@@ -91,6 +81,12 @@ def do_mprotect(cpu: int, mm: int, start: int, end: int, prot: int) -> int:
     writing.  Source: do_mprotect_pkey.
     """
     vma = find_vma(cpu, mm, start)
+    if prot & PROT_GROWSDOWN:
+        if vma == 0 or load(vma + VMA.vm_start) >= end:
+            return -Errno.ENOMEM
+        if (load(vma + VMA.vm_flags) & Vm.GROWSDOWN) == 0:
+            return -Errno.EINVAL
+        start = load(vma + VMA.vm_start)
     if vma == 0 or load(vma + VMA.vm_start) > start:
         return -Errno.ENOMEM
     prev = vma if load(vma + VMA.vm_start) < start else load(vma + VMA.vm_prev)
@@ -122,4 +118,4 @@ def mprotect_check(start: int, length: int, prot: int) -> int:
         return 0
     if range_wraps(start, length):
         return -Errno.ENOMEM
-    return -Errno.EINVAL if prot & ~PROT_VALID else 0
+    return -Errno.EINVAL if prot & ~(PROT_VALID | PROT_GROWSDOWN) else 0

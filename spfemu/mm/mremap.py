@@ -15,8 +15,9 @@ from spfemu.events import Event
 from spfemu.kernel import kernel, slowpath
 from spfemu.layout import CPU, MM, PAGE_MASK, PAGE_SHIFT, VMA, WORD
 from spfemu.mm.flags import DEFAULT_MAP_COUNT, PUD_SIZE, Errno, Map, Mremap, Vm
+from spfemu.mm.limits import VM_LOCKED_MASK, may_expand_vm, mlock_error, vm_stat_account
 from spfemu.mm.mmap import do_munmap, get_unmapped_area, page_align
-from spfemu.mm.mmap_lock import mmap_write_lock_killable
+from spfemu.mm.mmap_lock import mmap_read_lock, mmap_read_unlock, mmap_write_lock_killable
 from spfemu.mm.pgtable import (
     alloc_pmd,
     find_pmd,
@@ -26,6 +27,7 @@ from spfemu.mm.pgtable import (
     set_pte,
     table_alloc,
 )
+from spfemu.mm.populate import __mm_populate
 from spfemu.mm.rmap import anon_vma_clone, anon_vma_lock, anon_vma_unlock, unlink_anon_vmas
 from spfemu.mm.spinlock import spin_lock, spin_unlock
 from spfemu.mm.syscalls import mmap_unlock_after, syscall_result
@@ -38,7 +40,9 @@ from spfemu.mm.vma import (
     vm_area_reserve,
     vma_link,
     vma_merge,
+    vma_pages,
 )
+from spfemu.mm.vma_modify import vm_flags_reset
 from spfemu.mm.vma_write import vm_write_begin, vm_write_end, vma_mark_attached, vma_start_write
 from spfemu.mm.vmstat import count_vm_event, count_vm_events
 from spfemu.mm.zap import pmd_addr_end
@@ -63,7 +67,8 @@ def sys_mremap(cpu: int, addr: int, old_len: int, new_len: int, flags: int, new_
         return syscall_result(cpu, -Errno.EINTR)
     if flags & IMPLIES_NEW_ADDR:
         result = remap_move(cpu, mm, addr, old_len, new_len, flags, new_addr)
-        return syscall_result(cpu, mmap_unlock_keep(cpu, mm, result))
+        mremap_populate(cpu, mm, mmap_unlock_keep(cpu, mm, result), old_len, new_len)
+        return syscall_result(cpu, result)
     if old_len < 0 or old_len > new_len:
         if find_vma_at(cpu, mm, addr) == 0:
             return syscall_result(cpu, mmap_unlock_keep(cpu, mm, -Errno.EFAULT))
@@ -71,7 +76,21 @@ def sys_mremap(cpu: int, addr: int, old_len: int, new_len: int, flags: int, new_
         result = mmap_unlock_after(cpu, mm, result)
         return syscall_result(cpu, result if result < 0 else addr)
     result = mremap_at(cpu, mm, addr, old_len, new_len, flags)
-    return syscall_result(cpu, mmap_unlock_keep(cpu, mm, result))
+    mremap_populate(cpu, mm, mmap_unlock_keep(cpu, mm, result), old_len, new_len)
+    return syscall_result(cpu, result)
+
+
+@slowpath
+def mremap_populate(cpu: int, mm: int, addr: int, old_len: int, new_len: int) -> None:
+    """Touch what has been added to a locked mapping, now at `addr` (or a negative errno)."""
+    if addr < 0 or new_len <= old_len:
+        return
+    mmap_read_lock(cpu, mm)
+    vma = find_vma_at(cpu, mm, addr)
+    locked = load(vma + VMA.vm_flags) & Vm.LOCKED if vma != 0 else 0
+    mmap_read_unlock(cpu, mm)
+    if locked:
+        __mm_populate(cpu, mm, addr + old_len, new_len - old_len, 1)
 
 
 @kernel
@@ -127,9 +146,15 @@ def check_prep_vma(mm: int, vma: int, addr: int, old_len: int, new_len: int, fla
     kept = new_len if old_len < 0 or old_len > new_len else old_len
     if kept > load(vma + VMA.vm_end) - addr:
         return -Errno.EFAULT
-    if new_len > old_len and vm_flags & Vm.DONTEXPAND:
+    if new_len <= old_len:
+        return 0
+    if vm_flags & Vm.DONTEXPAND:
         return -Errno.EFAULT
-    return 0
+    pages = (new_len - old_len) >> PAGE_SHIFT
+    error = mlock_error(mm, vm_flags, pages)
+    if error != 0:
+        return error
+    return 0 if may_expand_vm(mm, vm_flags, pages) else -Errno.ENOMEM
 
 
 # In place
@@ -184,7 +209,7 @@ def expand_vma_in_place(cpu: int, mm: int, vma: int, addr: int, delta: int) -> i
         load(vma + VMA.vm_file),
         load(vma + VMA.vm_pgoff) + pages,
     )
-    store(mm + MM.total_vm, load(mm + MM.total_vm) + (delta >> PAGE_SHIFT))
+    vm_stat_account(mm, load(vma + VMA.vm_flags), delta >> PAGE_SHIFT)
     return addr
 
 
@@ -248,6 +273,9 @@ def mremap_to(
     vma = find_vma_at(cpu, mm, addr)
     if vma == 0:
         return -Errno.EFAULT
+    if flags & Mremap.DONTUNMAP:
+        if may_expand_vm(mm, load(vma + VMA.vm_flags), old_len >> PAGE_SHIFT) == 0:
+            return -Errno.ENOMEM
     map_flags = Map.FIXED if flags & Mremap.FIXED else 0
     new_addr = get_unmapped_area(cpu, mm, new_addr, new_len, map_flags)
     if new_addr < 0:
@@ -280,7 +308,7 @@ def move_vma(
     # without pages the copy may have been merged with the VMA itself, before or behind it
     if load(new + VMA.vm_start) <= vma_start < load(new + VMA.vm_end):
         vma = new
-    store(mm + MM.total_vm, load(mm + MM.total_vm) + (new_len >> PAGE_SHIFT))
+    vm_stat_account(mm, load(new + VMA.vm_flags), new_len >> PAGE_SHIFT)
     vmas_write_begin(vma, new)
     moved = move_page_tables(cpu, vma, addr, new_addr, old_len)
     if moved < old_len:
@@ -290,7 +318,7 @@ def move_vma(
         do_munmap(cpu, mm, new_addr, new_len, 0)
         return -Errno.ENOMEM
     if flags & Mremap.DONTUNMAP:
-        dontunmap_complete(cpu, vma, addr, old_len)
+        dontunmap_complete(cpu, mm, vma, addr, old_len)
     elif old_len != 0:
         # cannot fail: splits have their VMAs in reserve, and map_count was looked at
         do_munmap(cpu, mm, addr, old_len, 0)
@@ -314,8 +342,16 @@ def vmas_write_end(vma: int, new: int) -> None:
 
 
 @kernel
-def dontunmap_complete(cpu: int, vma: int, addr: int, length: int) -> None:
-    """Leave the old range mapped, empty; a VMA that has no pages left forgets its anon_vmas."""
+def dontunmap_complete(cpu: int, mm: int, vma: int, addr: int, length: int) -> None:
+    """Leave the old range mapped, empty; a VMA that has no pages left forgets its anon_vmas.
+
+    The old VMA, all of it, is not locked any more.
+    """
+    vm_flags = load(vma + VMA.vm_flags)
+    if vm_flags & VM_LOCKED_MASK:
+        if vm_flags & Vm.LOCKED:
+            store(mm + MM.locked_vm, load(mm + MM.locked_vm) - vma_pages(vma))
+        vm_flags_reset(cpu, vma, vm_flags & ~VM_LOCKED_MASK)
     if load(vma + VMA.vm_start) == addr and load(vma + VMA.vm_end) == addr + length:
         unlink_anon_vmas(cpu, vma)
 

@@ -8,9 +8,15 @@ for the mmap lock was ended by a fatal signal.
 from spfemu.events import Event
 from spfemu.kernel import kernel
 from spfemu.layout import CPU, MM
-from spfemu.mm.flags import Errno, Map
-from spfemu.mm.madvise import do_madvise, madvise_check
-from spfemu.mm.mmap import do_brk, do_mmap, do_munmap
+from spfemu.mm.flags import PAGE_MASK, Errno, Madv, Map, Vm
+from spfemu.mm.madvise import (
+    do_madvise,
+    madvise_check,
+    madvise_need_mmap_write,
+    madvise_range_end,
+)
+from spfemu.mm.mincore import do_mincore
+from spfemu.mm.mmap import do_brk, do_mmap, do_munmap, mmap_populates, page_align
 from spfemu.mm.mmap_lock import (
     mmap_read_lock,
     mmap_read_unlock,
@@ -18,6 +24,7 @@ from spfemu.mm.mmap_lock import (
     mmap_write_unlock,
 )
 from spfemu.mm.mprotect import do_mprotect, mprotect_check, mprotect_range_end
+from spfemu.mm.populate import __mm_populate, madvise_populate
 from spfemu.mm.vma import vm_area_reserve
 from spfemu.mm.vmstat import count_vm_event
 from spfemu.primitives import load
@@ -45,7 +52,10 @@ def sys_mmap(cpu: int, addr: int, length: int, prot: int, flags: int) -> int:
     if mmap_write_lock_killable(cpu, mm) != 0:
         return syscall_result(cpu, -Errno.EINTR)
     result = do_mmap(cpu, mm, addr, length, prot, flags)
+    populates = mmap_populates(mm, flags)
     mmap_write_unlock(cpu, mm)
+    if populates and result >= 0:
+        __mm_populate(cpu, mm, result, page_align(length), 1)
     return syscall_result(cpu, result)
 
 
@@ -89,15 +99,25 @@ def sys_mprotect(cpu: int, addr: int, length: int, prot: int) -> int:
 
 @kernel
 def sys_madvise(cpu: int, addr: int, length: int, advice: int) -> int:
-    """Drop the pages of a range (MADV_DONTNEED, the only advice)."""
+    """Advise about a range of memory; 0 or a negative errno."""
     count_vm_event(cpu, Event.CALL_MADVISE)
     error = madvise_check(addr, length, advice)
     if error != 0 or length == 0:
         return syscall_result(cpu, error)
     mm = load(cpu + CPU.mm)
-    mmap_read_lock(cpu, mm)
-    error = do_madvise(cpu, mm, addr, length)
-    mmap_read_unlock(cpu, mm)
+    end = madvise_range_end(mm, addr, length)
+    if advice == Madv.POPULATE_READ or advice == Madv.POPULATE_WRITE:
+        error = madvise_populate(cpu, mm, addr, end, advice == Madv.POPULATE_WRITE)
+    elif madvise_need_mmap_write(advice):
+        vm_area_reserve(cpu)
+        if mmap_write_lock_killable(cpu, mm) != 0:
+            return syscall_result(cpu, -Errno.EINTR)
+        error = do_madvise(cpu, mm, addr, end, advice)
+        mmap_write_unlock(cpu, mm)
+    else:
+        mmap_read_lock(cpu, mm)
+        error = do_madvise(cpu, mm, addr, end, advice)
+        mmap_read_unlock(cpu, mm)
     return syscall_result(cpu, error)
 
 
@@ -120,5 +140,31 @@ def sys_brk(cpu: int, brk: int) -> int:
     old_brk = load(mm + MM.brk)
     beyond = brk < 0 or brk > load(mm + MM.task_size)
     result = -Errno.ENOMEM if beyond else do_brk(cpu, mm, brk)
+    populates = load(mm + MM.def_flags) & Vm.LOCKED
     error = syscall_result(cpu, mmap_unlock_after(cpu, mm, result))
-    return old_brk if error < 0 else brk
+    if error < 0:
+        return old_brk
+    if populates and page_align(brk) > page_align(old_brk):
+        start = page_align(old_brk)
+        __mm_populate(cpu, mm, start, page_align(brk) - start, 1)
+    return brk
+
+
+@kernel
+def sys_mincore(cpu: int, addr: int, length: int, vec: int) -> int:
+    """Say which pages of a range are resident; 0 or a negative errno.
+
+    `vec` is the address of a word per page in the segment or, 0, nowhere.  -ENOMEM at a hole, with
+    the pages before it told.
+    """
+    count_vm_event(cpu, Event.CALL_MINCORE)
+    mm = load(cpu + CPU.mm)
+    if addr & ~PAGE_MASK:
+        return syscall_result(cpu, -Errno.EINVAL)
+    limit = load(mm + MM.task_size)
+    if addr < 0 or addr > limit or length < 0 or length > limit - addr:
+        return syscall_result(cpu, -Errno.ENOMEM)
+    mmap_read_lock(cpu, mm)
+    error = do_mincore(cpu, mm, addr, addr + page_align(length), vec)
+    mmap_read_unlock(cpu, mm)
+    return syscall_result(cpu, error)

@@ -13,6 +13,9 @@ BRK_NEEDS_A_MAPPING = 0x601
 """brk does not shrink the heap over a range in which nothing is mapped any more
 (2e7ce7d354f2)."""
 
+STACKS_HAVE_NO_HUGE_PAGES = 0x607
+"""MAP_STACK sets VM_NOHUGEPAGE (c4608d1bf7c6)."""
+
 MPROTECT_DROPS_ACCOUNT = 0x607
 """mprotect takes VM_ACCOUNT away with the right to write as long as there is no anon_vma, so the
 VMA can be merged with one that never could be written (mm/mprotect.c: "unaccounted")."""

@@ -75,6 +75,10 @@ COUNTERS = {
     "VMA_LOCK_ABORT_ANON_VMA": "aborts: the mapping has no anon_vma yet",
     "VMA_LOCK_ACCESS_ERROR": "such faults that the mapping does not allow",
     "CALL_MREMAP": "calls of mremap",
+    "CALL_MLOCK": "calls of the mlock family",
+    "CALL_MINCORE": "calls of mincore",
+    "POPULATE_FAULT": "pages touched by the kernel in advance",
+    "STACK_GROWN": "faults below a stack that made it grow",
     "PAGES_MOVED": "ptes that mremap moved",
 }
 """Descriptions by the names of `spfemu.events.Event`, in its order."""

@@ -170,9 +170,9 @@ def page_prot_wrong(good: GoodSegment) -> None:
     good.vma(area(0))["vm_page_prot"] = 0
 
 
-@corruptions.reports(r"^mm 0: VMA \[.* has vm_pgoff 0x1$")
+@corruptions.reports(r"^mm 0: VMA \[.* has vm_pgoff -0x1$")
 def pgoff_wrong(good: GoodSegment) -> None:
-    _unmapped_vma(good)["vm_pgoff"] = 1
+    _unmapped_vma(good)["vm_pgoff"] = -1
 
 
 @corruptions.reports(r"^mm 0: VMA \[0x10000000, .* is not anonymous$")

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: MIT
+"""Which pages are resident (Linux 6.18, mm/mincore.c)."""
+
+from spfemu.kernel import kernel
+from spfemu.layout import PAGE_SIZE, VMA, WORD
+from spfemu.mm.flags import Errno
+from spfemu.mm.pgtable import find_pmd, pmd_bad, pte_offset, pte_present
+from spfemu.mm.vma import find_vma
+from spfemu.primitives import load, read_once, store
+
+
+@kernel
+def mincore_pte(mm: int, address: int) -> int:
+    """Tell whether the page of `address` is mapped."""
+    slot = find_pmd(mm, address)
+    if slot == 0:
+        return 0
+    pmd = read_once(slot)
+    if pmd_bad(pmd):
+        return 0
+    return pte_present(read_once(pte_offset(pmd, address)))
+
+
+@kernel
+def do_mincore(cpu: int, mm: int, start: int, end: int, vec: int) -> int:
+    """Fill `vec` (0: nowhere), a word per page of [start, end); 0, or -ENOMEM at a hole.
+
+    Needs the mmap lock for reading.
+    """
+    address = start
+    while address < end:
+        vma = find_vma(cpu, mm, address)
+        if vma == 0 or load(vma + VMA.vm_start) > address:
+            return -Errno.ENOMEM
+        stop = load(vma + VMA.vm_end)
+        stop = stop if stop < end else end
+        while address < stop:
+            if vec != 0:
+                store(vec, mincore_pte(mm, address))
+                vec += WORD
+            address += PAGE_SIZE
+    return 0
