@@ -11,6 +11,7 @@ from typing import Any
 
 import tree_ops
 from mm_machine import Layer, Machine, renamed
+from whole_kernel import MODULES
 
 from spfemu.engines.native import NativeEngine
 from spfemu.engines.plain import PlainEngine
@@ -22,11 +23,6 @@ from spfemu.mm.vma import SlabState
 from spfemu.protocols import classic
 from spfemu.segment import Geometry, Segment
 
-MODULES = (
-    *("bug", "fault", "irq", "latency", "madvise", "memory", "mmap", "mmap_lock", "mmu"),
-    *("mprotect", "osq", "page_alloc", "pgtable", "rbtree", "rcu", "rmap", "rwsem", "sched"),
-    *("spinlock", "syscalls", "tlb", "vma", "vma_write", "vmstat", "zap"),
-)
 CONFIG = {"CONFIG_LINUX_VERSION": (5 << 8) + 12}
 ENGINES = {"native": NativeEngine, "plain": PlainEngine, "stepped": StepEngine}
 OPS = functions_of(tree_ops)
