@@ -97,6 +97,7 @@ class Event(IntEnum):
     CALL_MLOCK = 142
     CALL_MINCORE = 143
     POPULATE_FAULT = 144  # own: pages touched by the kernel in advance
+    FAULT_SIGBUS = 146  # own: nothing behind the mapping
     STACK_GROWN = 145  # own: faults below a stack that made it grow
     PAGES_MOVED = 141  # own: ptes that mremap moved
 

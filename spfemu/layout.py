@@ -229,7 +229,7 @@ class GATHER(Struct):
 class PAGE(Struct, size=64):
     """struct page: one cache line per frame."""
 
-    flags = word("PG_* kind of use", lock="owner of the frame")
+    flags = word("PageKind, and Pg bits", lock="owner of the frame; Pg bits: atomic")
     refcount = word("references; 0 = free", lock="atomic")
     mapcount = word("ptes that map the frame", lock="atomic, page-table lock")
     mapping = word("ANON_VMA plus 1 for anonymous memory, else 0", lock="page-table lock")
@@ -353,7 +353,7 @@ class CPU(Struct, pad_to_line=True):
     # What the parent samples.
     operations = word("operations finished", lock="owner", line=True)
     progress = word("counted up in the worker loop, for the watchdog", lock="owner")
-    is_writer = word("1 if it runs the writer's part of the workload")
+    role = word("what it runs: a Role")
     failed = word("errno with which the workload gave up, or 0", lock="owner")
     failed_at = word("address or argument that goes with it", lock="owner")
 

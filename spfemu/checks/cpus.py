@@ -28,6 +28,7 @@ FAULT_ENDS = (
     Event.FAULT_SIGSEGV_MAPERR,
     Event.FAULT_SIGSEGV_ACCERR,
     Event.FAULT_OOM,
+    Event.FAULT_SIGBUS,
 )
 """A fault ends in at most one of these."""
 VMA_LOCK_ENDS = (

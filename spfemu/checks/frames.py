@@ -8,7 +8,7 @@ import numpy as np
 from spfemu.checks.findings import Words, walk
 from spfemu.checks.state import State
 from spfemu.layout import PAGE_SIZE
-from spfemu.mm.flags import PTE_ADDR_MASK, PageKind, Pte
+from spfemu.mm.flags import PAGE_KIND_MASK, PTE_ADDR_MASK, PageKind, Pte
 from spfemu.mm.page_alloc import PCP_BATCH
 
 
@@ -36,9 +36,9 @@ def check_frames(state: State) -> None:
     references = np.where(mapped > 0, mapped, 1)
     references[free] = 0
     known = state.frame_owners.owner != 0
-    _compare(state, "flags", expected, known)
-    _compare(state, "refcount", references, known)
-    _compare(state, "mapcount", mapped, known)
+    _compare(state, "kind", pages["flags"] & PAGE_KIND_MASK, expected, known)
+    _compare(state, "refcount", pages["refcount"], references, known)
+    _compare(state, "mapcount", pages["mapcount"], mapped, known)
     _check_shared(state, mapped)
     _check_table_mm(state, tables)
     _check_rss(state)
@@ -49,12 +49,11 @@ def _describe_page(state: State, index: int) -> str:
     return ", ".join(f"{name} {int(page[name])}" for name in ("flags", "refcount", "mapcount"))
 
 
-def _compare(state: State, field: str, expected: Words, where: Words) -> None:
-    found = state.segment.pages[field]
+def _compare(state: State, what: str, found: Words, expected: Words, where: Words) -> None:
     state.findings.each(
         np.flatnonzero((found != expected) & where),
         lambda i: (
-            f"{state.frame_slots.describe(i)} has {field} {found[i]} instead of {expected[i]} "
+            f"{state.frame_slots.describe(i)} has {what} {found[i]} instead of {expected[i]} "
             f"(owner: {state.frame_owners.owner_of(i)})"
         ),
     )
@@ -71,7 +70,8 @@ def _mapped_counts(state: State) -> Words:
 
 def _check_shared(state: State, mapped: Words) -> None:
     """Check that nobody can write to an anonymous frame that another pte maps as well."""
-    shared = (mapped > 1) & (state.segment.pages["flags"] == PageKind.ANON)
+    kinds = state.segment.pages["flags"] & PAGE_KIND_MASK
+    shared = (mapped > 1) & (kinds == PageKind.ANON)
     for mm, mappings in state.mappings.items():
         frames = state.frame_slots.indexes(mappings.entry & PTE_ADDR_MASK)
         writable = (frames > 0) & (mappings.entry & Pte.RW != 0)

@@ -41,6 +41,7 @@ def minor_faults(cpu: int, channel: int) -> int:
     failed = load(events + Event.FAULT_SIGSEGV_MAPERR * WORD)
     failed += load(events + Event.FAULT_SIGSEGV_ACCERR * WORD)
     failed += load(events + Event.FAULT_OOM * WORD)
+    failed += load(events + Event.FAULT_SIGBUS * WORD)
     handled = load(events + Event.PGFAULT * WORD) - failed
     return handled + load(events + Event.POPULATE_FAULT * WORD)
 

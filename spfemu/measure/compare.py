@@ -110,7 +110,7 @@ class Rounds:
     def starved(self, cell: int, sample: Sample) -> bool:
         """Tell whether a worker that should have had its CPU to itself waited too long for it."""
         plan = self.cells[cell].plan
-        alone = len(set(plan.placement())) == plan.nr_cpus
+        alone = len(set(plan.placement())) == plan.nr_tasks
         return alone and (sample.waited_percent or 0.0) > WAITED_LIMIT_PERCENT
 
     def series(self, cell: int) -> Series:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from spfemu.errors import UsageError
 from spfemu.layout import NR_CPUS_MAX
 from spfemu.measure import build, topology
+from spfemu.mm.kthread import Role
 from spfemu.mm.page_alloc import PCP_BATCH
 from spfemu.mm.rcu import RCU_QHIMARK
 from spfemu.segment import Geometry
@@ -152,17 +153,40 @@ class Plan:
         }
 
     @property
-    def nr_cpus(self) -> int:
-        """Workers and writers."""
+    def nr_tasks(self) -> int:
+        """Workers and writers: the threads of the measured processes."""
         return self.workers + self.writers
 
     @property
-    def nr_mms(self) -> int:
+    def kthreads(self) -> tuple[Role, ...]:
+        """Kernel threads that run beside them."""
+        return ()
+
+    @property
+    def nr_cpus(self) -> int:
+        """Workers, writers and kernel threads, in this order."""
+        return self.nr_tasks + len(self.kthreads)
+
+    def role(self, index: int) -> Role:
+        """Return what CPU `index` runs."""
+        if index < self.workers:
+            return Role.WORKER
+        return Role.WRITER if index < self.nr_tasks else self.kthreads[index - self.nr_tasks]
+
+    @property
+    def nr_user_mms(self) -> int:
         """One mm for all threads, or one per worker process."""
         return 1 if self.mode == "threads" else self.workers
 
+    @property
+    def nr_mms(self) -> int:
+        """Those of processes, and an empty one if there are kernel threads."""
+        return self.nr_user_mms + (1 if self.kthreads else 0)
+
     def mm_of(self, index: int) -> int:
         """Index of the mm that CPU `index` runs; writers share those of the workers."""
+        if index >= self.nr_tasks:
+            return self.nr_user_mms
         if self.mode == "threads":
             return 0
         return index if index < self.workers else (index - self.workers) % self.workers
@@ -190,20 +214,23 @@ class Plan:
         return f"{what}, {self.workers} worker{plural}"
 
     def placement(self) -> list[int]:
-        """CPU for each worker and writer; CPUs are shared once there are more than cores."""
+        """CPU for each worker and writer; CPUs are shared once there are more than cores.
+
+        Kernel threads are not pinned: they run where there is room, as the kernel's do.
+        """
         order = topology.worker_order(topology.cores())
-        return [order[i % len(order)] for i in range(self.nr_cpus)]
+        return [order[i % len(order)] for i in range(self.nr_tasks)]
 
     def notes(self) -> list[str]:
         """Return what a reader of the result has to know and cannot see in the figures."""
         available = topology.cores()
         notes = []
-        if self.nr_cpus > len(available):
+        if self.nr_tasks > len(available):
             notes.append(
-                f"{self.nr_cpus} workers and writers share {len(available)} CPUs: this is no "
+                f"{self.nr_tasks} workers and writers share {len(available)} CPUs: this is no "
                 "point of a scaling curve"
             )
-        elif self.nr_cpus > len({(c.package, c.core) for c in available}):
+        elif self.nr_tasks > len({(c.package, c.core) for c in available}):
             notes.append("some workers share a core with another as SMT siblings")
         return notes
 

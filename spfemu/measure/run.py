@@ -172,7 +172,7 @@ def take_sample(
     plan = prepared.plan
     segment = segments.get(plan)
     with Workers(plan, prepared.engine, segment, cycles_per_second(), hang_seconds) as workers:
-        threads = [workers.threads[i][1] for i in range(plan.nr_cpus)]
+        threads = [workers.threads[i][1] for i in range(plan.nr_tasks)]
         with HardwareCounters(threads) as hardware:
             workers.open_gate()
             workers.watch(plan.warmup)
@@ -203,7 +203,7 @@ def _read(plan: Plan, segment: Segment, workers: Workers) -> _Counts:
         at,
         faults,
         int(operations[: plan.workers].sum()),
-        int(operations[plan.workers :].sum()),
+        int(operations[plan.workers : plan.nr_tasks].sum()),
         histograms,
         idle,
         total,

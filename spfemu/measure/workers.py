@@ -36,6 +36,7 @@ from spfemu.measure.build import Engine
 from spfemu.measure.plan import Plan
 from spfemu.measure.topology import read_text
 from spfemu.mm.bug import Bug
+from spfemu.mm.kthread import Role
 from spfemu.segment import Segment
 from spfemu.workloads.parameters import Param
 
@@ -113,8 +114,8 @@ class Workers:
         mm_index = [plan.mm_of(i) for i in range(plan.nr_cpus)]
         mms = [self.segment.mm(i) for i in mm_index]
         cpus["mm"] = mms
-        is_writer = np.arange(plan.nr_cpus) >= plan.workers
-        cpus["is_writer"] = is_writer
+        roles = np.asarray([plan.role(i) for i in range(plan.nr_cpus)])
+        cpus["role"] = roles
         cpus["fault_overhead"] = round(plan.fault_overhead_ns * 1e-9 * cycles_per_second)
         words = {
             Param.SIZE: parameters.size,
@@ -130,17 +131,18 @@ class Workers:
             workload[:, _word(param)] = value
         for i, mm in enumerate(mm_index):
             peers = [j for j, other in enumerate(mm_index) if other == mm]
-            alike = [j for j in peers if is_writer[j] == is_writer[i]]
+            alike = [j for j in peers if roles[j] == roles[i]]
             workload[i, _word(Param.WORKER)] = alike.index(i)
             workload[i, _word(Param.WORKERS)] = len(alike)
             workload[i, _word(Param.LEADER)] = self.segment.cpu(peers[0])
         # a process of threads has a main thread that only waits for them
-        extra = int(plan.mode == "threads")
-        users = np.bincount(mm_index, minlength=plan.nr_mms) + extra
+        users = np.bincount(mm_index, minlength=plan.nr_mms)
+        users[: plan.nr_user_mms] += int(plan.mode == "threads")
         self.segment.mms["mm_users"][: plan.nr_mms] = users
 
     def _start(self) -> None:
-        placement = self.plan.placement()
+        placement: list[int | None] = [*self.plan.placement()]
+        placement += [None] * len(self.plan.kthreads)
         as_threads = self.plan.target == "host" and self.plan.mode == "threads"
         cpus = range(self.plan.nr_cpus)
         sets = [list(cpus)] if as_threads else self._processes()
@@ -191,9 +193,9 @@ class Workers:
             self._wait(min(left, WATCH_PERIOD))
 
     def waited(self) -> list[int] | None:
-        """Time that each worker was ready to run and did not [ns]; None if Linux does not tell."""
+        """Time that each thread was ready and did not run [ns]; None if Linux does not tell."""
         found = []
-        for i in range(self.plan.nr_cpus):
+        for i in range(self.plan.nr_tasks):
             process, thread = self.threads[i]
             words = (read_text(Path(f"/proc/{process}/task/{thread}/schedstat")) or "").split()
             if len(words) != 3:
@@ -286,11 +288,12 @@ class Workers:
                     group.messages.append(message)
 
     def _name(self, index: int) -> str:
-        kind, number = "worker", index
-        if index >= self.plan.workers:
-            kind, number = "writer", index - self.plan.workers
+        role = self.plan.role(index)
+        name = role.name.lower()
+        if role <= Role.WRITER:
+            name += f" {index - (self.plan.workers if role == Role.WRITER else 0)}"
         pid = next((g.process.pid for g in self._groups if index in g.cpus), None)
-        return f"{kind} {number} (pid {pid})"
+        return f"{name} (pid {pid})"
 
     def _held(self, index: int) -> str:
         held = held_locks(self.segment, index)
@@ -351,7 +354,7 @@ def _how(group: _Group) -> str:
 
 
 def _process_main(
-    workers: Workers, members: list[int], placement: list[int], pipe: Connection
+    workers: Workers, members: list[int], placement: list[int | None], pipe: Connection
 ) -> None:
     plan = workers.plan
     if plan.target == "host" and not plan.huge_pages:
@@ -380,10 +383,11 @@ def _populate(segment: Segment) -> None:
         segment.words[:: mmap.PAGESIZE // WORD].sum()
 
 
-def _run_worker(workers: Workers, index: int, core: int, pipe: Connection) -> None:
+def _run_worker(workers: Workers, index: int, core: int | None, pipe: Connection) -> None:
     """One worker from pinning to the end; ends the process if anything goes wrong."""
     try:
-        _pin(core)
+        if core is not None:
+            _pin(core)
         pipe.send((index, threading.get_native_id()))
         _work(workers, index)
     except KernelPanic as panic:

@@ -15,7 +15,7 @@ from spfemu.mm.rcu import rcu_barrier
 from spfemu.mm.stack import expand_stack
 from spfemu.mm.vma import find_vma
 from spfemu.mm.vmstat import count_vm_event
-from spfemu.primitives import cpu_relax, load, read_cycles
+from spfemu.primitives import cpu_relax, load, read_cycles, read_once
 
 if TYPE_CHECKING:  # defined by the protocol
     from spfemu.protocols.classic import do_user_addr_fault
@@ -23,7 +23,11 @@ if TYPE_CHECKING:  # defined by the protocol
 
 @kernel
 def handle_page_fault(cpu: int, address: int, flags: int) -> int:
-    """Take a fault from user mode; returns 0, -EFAULT (SIGSEGV) or -ENOMEM (out of memory)."""
+    """Take a fault from user mode; returns 0 or a negative errno.
+
+    -EFAULT stands for SIGSEGV, -EIO for SIGBUS, -ENOMEM for out of memory; -EINTR: a fatal signal
+    ended the wait for something.
+    """
     count_vm_event(cpu, Event.PGFAULT)
     count_vm_event(cpu, Event.FAULT_WRITE if flags & FaultFlag.WRITE else Event.FAULT_READ)
     started = 0
@@ -41,7 +45,10 @@ def handle_page_fault(cpu: int, address: int, flags: int) -> int:
     if result & VmFault.OOM:
         count_vm_event(cpu, Event.FAULT_OOM)
         return -Errno.ENOMEM
-    return -Errno.EFAULT
+    if result & VmFault.SIGBUS:
+        count_vm_event(cpu, Event.FAULT_SIGBUS)
+        return -Errno.EIO
+    return -Errno.EINTR if result & VmFault.RETRY else -Errno.EFAULT
 
 
 @slowpath
@@ -69,10 +76,25 @@ def spin_overhead(cpu: int) -> None:
 def do_locked_fault(cpu: int, address: int, flags: int) -> int:
     """Handle a fault classically, under the mmap read lock; returns VM_FAULT_* bits.
 
-    The lookup starts afresh: nothing of a speculative attempt is reused.  Nothing here drops the
-    lock on the way, so RETRY is never returned.
+    Nothing of a speculative attempt is reused.  A fault that has to wait for something lets go of
+    the lock for that, and starts afresh (VM_FAULT_RETRY); RETRY is returned only if a fatal signal
+    ended the wait.
     """
     count_vm_event(cpu, Event.FAULT_CLASSIC)
+    flags = flags | FaultFlag.ALLOW_RETRY
+    while True:
+        result = fault_under_mmap_lock(cpu, address, flags)
+        if (result & VmFault.RETRY) == 0 or read_once(cpu + CPU.fatal_signal) != 0:
+            return result
+        flags = flags | FaultFlag.TRIED
+
+
+@kernel
+def fault_under_mmap_lock(cpu: int, address: int, flags: int) -> int:
+    """Look the VMA up under the mmap lock and handle the fault; returns VM_FAULT_* bits.
+
+    The lock is released on return; with RETRY, whoever returned that has released it.
+    """
     mm = load(cpu + CPU.mm)
     if mmap_read_trylock(cpu, mm) == 0:
         mmap_read_lock(cpu, mm)
@@ -88,5 +110,6 @@ def do_locked_fault(cpu: int, address: int, flags: int) -> int:
         count_vm_event(cpu, Event.FAULT_SIGSEGV_ACCERR)
         return VmFault.SIGSEGV
     result = handle_mm_fault(cpu, mm, vma, address, flags)
-    mmap_read_unlock(cpu, mm)
+    if (result & VmFault.RETRY) == 0:
+        mmap_read_unlock(cpu, mm)
     return result

@@ -145,6 +145,7 @@ class FaultFlag(IntFlag):
     """FAULT_FLAG_*: what a fault is (include/linux/mm.h)."""
 
     WRITE = 0x01
+    ALLOW_RETRY = 0x04
     TRIED = 0x20
     USER = 0x40
     INSTRUCTION = 0x100
@@ -195,10 +196,26 @@ DEFAULT_MAP_COUNT = 65530
 
 
 class PageKind(IntEnum):
-    """PAGE.flags: what a frame is used for."""
+    """Low bits of PAGE.flags: what a frame is used for."""
 
     FREE = 0
     ANON = 1
     TABLE = 2
     RESERVED = 3
     FILE = 4
+
+
+PAGE_KIND_MASK = 7
+"""The bits of PAGE.flags that hold its PageKind; those of Pg lie above."""
+
+
+class Pg(IntFlag):
+    """State of a page in PAGE.flags, beside its kind (include/linux/page-flags.h: PG_*)."""
+
+    LOCKED = 0x010
+    UPTODATE = 0x020
+    DIRTY = 0x040
+    REFERENCED = 0x080
+    SWAPCACHE = 0x100
+    SWAPBACKED = 0x200
+    WRITEBACK = 0x400

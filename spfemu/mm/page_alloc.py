@@ -11,7 +11,7 @@ from spfemu.events import Event
 from spfemu.kernel import kernel, slowpath
 from spfemu.layout import CPU, PAGE, PAGE_SHIFT, SYSTEM
 from spfemu.mm.bug import Bug, vm_bug_on
-from spfemu.mm.flags import PageKind
+from spfemu.mm.flags import PAGE_KIND_MASK, PageKind
 from spfemu.mm.spinlock import spin_lock, spin_unlock
 from spfemu.mm.vmstat import count_vm_event
 from spfemu.primitives import (
@@ -40,6 +40,12 @@ def virt_to_page(cpu: int, address: int) -> int:
     """Return the PAGE of the frame at or around `address`."""
     index = (address - load(cpu + CPU.frames)) >> PAGE_SHIFT
     return load(cpu + CPU.vmemmap) + (index << PAGE_STRUCT_SHIFT)
+
+
+@kernel
+def page_kind(page: int) -> int:
+    """What the frame is used for: a PageKind."""
+    return load(page + PAGE.flags) & PAGE_KIND_MASK
 
 
 @kernel

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from spfemu.kernel import kernel
 from spfemu.layout import CPU, CPUMASK_SHIFT, MM, SYSTEM, WORD
 from spfemu.mm.config import CONFIG_LATENCY
+from spfemu.mm.kthread import Role, kthread_op
 from spfemu.mm.latency import WRITER_LATENCY, record_latency
 from spfemu.mm.memory import sync_mm_rss
 from spfemu.mm.rcu import rcu_barrier
@@ -40,10 +41,12 @@ def cpu_offline(cpu: int) -> None:
 def worker_setup(cpu: int) -> int:
     """Bring the CPU up and run the workload's preparation; returns 0 or a negative errno."""
     cpu_online(cpu)
-    if load(cpu + CPU.is_writer):
-        result = writer_setup(cpu)
-    else:
+    role = load(cpu + CPU.role)
+    result = 0
+    if role == Role.WORKER:
         result = workload_setup(cpu)
+    elif role == Role.WRITER:
+        result = writer_setup(cpu)
     # whoever waits at the gate is not running: flushes and grace periods go on without it
     cpu_idle_enter(cpu)
     return result
@@ -71,8 +74,11 @@ def worker_operation(cpu: int) -> int:
 
     A writer first waits for its turn, which is not part of the operation.
     """
-    if load(cpu + CPU.is_writer) == 0:
+    role = load(cpu + CPU.role)
+    if role == Role.WORKER:
         return workload_op(cpu)
+    if role != Role.WRITER:
+        return kthread_op(cpu)
     if wait_for_turn(cpu) == 0:
         return 0
     started = 0

@@ -11,6 +11,7 @@ COUNTERS = {
     "FAULT_SIGSEGV_MAPERR": "faults at an address that is not mapped",
     "FAULT_SIGSEGV_ACCERR": "faults that the mapping does not allow",
     "FAULT_OOM": "faults for which there was no frame or page table",
+    "FAULT_SIGBUS": "faults with nothing behind the mapping",
     "SPF_ATTEMPT": "faults tried without the mmap lock",
     "SPF_ABORT": "attempts given up; such a fault takes the mmap lock",
     "SPF_ABORT_ODD": "aborts: a writer was inside at the start",

@@ -182,7 +182,7 @@ def index_wrong(good: GoodSegment) -> None:
     good.page(area(9, 3))["index"] = 0
 
 
-@corruptions.reports("^frame .* has flags 2 instead of 1 .owner: page tables that map it.$")
+@corruptions.reports("^frame .* has kind 2 instead of 1 .owner: page tables that map it.$")
 def kind_wrong(good: GoodSegment) -> None:
     good.page(area(9, 3))["flags"] = PageKind.TABLE
 
@@ -197,7 +197,7 @@ def mapcount_wrong(good: GoodSegment) -> None:
     good.page(area(9, 3))["mapcount"] = 0
 
 
-@corruptions.reports("^frame 0 at .* has flags 1 instead of 3 .owner: the zero page.$")
+@corruptions.reports("^frame 0 at .* has kind 1 instead of 3 .owner: the zero page.$")
 def zero_page_kind(good: GoodSegment) -> None:
     good.segment.pages["flags"][0] = PageKind.ANON
 
@@ -260,7 +260,7 @@ def free_frame_referenced(good: GoodSegment) -> None:
     _head(good, "pcp_list")["refcount"] = 1
 
 
-@corruptions.reports("^frame .* has flags 1 instead of 0 .owner: pcp_spare of CPU 0.$")
+@corruptions.reports("^frame .* has kind 1 instead of 0 .owner: pcp_spare of CPU 0.$")
 def free_frame_in_use(good: GoodSegment) -> None:
     _head(good, "pcp_spare")["flags"] = PageKind.ANON
 
@@ -299,7 +299,7 @@ def list_on_two_cpus(good: GoodSegment) -> None:
 @corruptions.reports(
     "^frame .* has two owners: pcp_list of CPU 0 and page tables that map it$",
     "^pcp_list of CPU 0 holds 29 frames, but counts 28$",
-    "^frame .* has flags 1 instead of 0 .owner: page tables that map it.$",
+    "^frame .* has kind 1 instead of 0 .owner: page tables that map it.$",
     "^frame .* has refcount 1 instead of 0 .owner: page tables that map it.$",
 )
 def mapped_frame_is_free(good: GoodSegment) -> None:

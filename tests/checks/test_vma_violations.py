@@ -150,6 +150,7 @@ def below_user_space(good: GoodSegment) -> None:
 @corruptions.reports(
     r"^mm 0: VMA \[0x10000000, 0x10101000\) rw- .* overlaps VMA \[0x10100000, 0x10108000\) rw-",
     "^total_vm of mm 0 is",
+    "^data_vm of mm 0 is",
 )
 def overlap(good: GoodSegment) -> None:
     good.vma(area(0))["vm_end"] = area(1, 1)

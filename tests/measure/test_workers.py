@@ -7,12 +7,15 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import fields
+from enum import IntEnum
 
 import psutil
 import pytest
 
 from spfemu.errors import WorkerDiedError
 from spfemu.measure import run
+from spfemu.measure.plan import Plan
 from spfemu.measure.probe import cycles_per_second
 from spfemu.measure.run import Segments, prepare, take_sample
 from spfemu.measure.workers import Workers, held_locks
@@ -253,3 +256,54 @@ def test_ctrl_c_before_anything_is_finished(quick, monkeypatch):
     monkeypatch.setattr(run, "take_sample", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run.run_series(quick(target="host"))
+
+
+class Helper(IntEnum):
+    """A kernel thread of these tests."""
+
+    KHELPERD = 7
+
+
+class PlanWithHelper(Plan):
+    """A plan with one kernel thread."""
+
+    @property
+    def kthreads(self):
+        return (Helper.KHELPERD,)
+
+    @classmethod
+    def like(cls, plan):
+        """Return `plan` with the kernel thread."""
+        return cls(**{f.name: getattr(plan, f.name) for f in fields(plan)})
+
+
+COUNT_ROUNDS = """
+@kernel
+def kthread_op(cpu: int) -> int:
+    mm = load(cpu + CPU.mm)
+    if load(cpu + CPU.role) != 7 or load(mm + MM.mmap) != 0:
+        return -22
+    cpu_relax()
+    return 0
+"""
+
+
+def test_kernel_threads_run_beside_the_workers_and_are_not_counted(quick, override):
+    plan = PlanWithHelper.like(quick(overrides=override(COUNT_ROUNDS)))
+    segments = Segments()
+    sample = take_sample(prepare(plan), segments)
+    cpus = segments.get(plan).cpus
+    segments.close()
+    assert (plan.nr_tasks, plan.nr_cpus, len(plan.placement())) == (1, 2, 1)
+    assert len(cpus) == 2
+    assert sample.operations > 0
+    assert sample.writer_operations == 0
+    assert not sample.violations
+
+
+def test_kernel_thread_that_fails_is_named(quick):
+    plan = PlanWithHelper.like(quick())
+    segments = Segments()
+    with pytest.raises(WorkerDiedError, match=r"^khelperd \(pid \d+\) gave up: .*EINVAL"):
+        take_sample(prepare(plan), segments)
+    segments.close()
