@@ -189,6 +189,7 @@ class VMA(Struct, pad_to_line=True):
     detached = word("1 once it has left the tree", lock="mmap_lock")
     vm_sequence = word("odd while a writer changes this VMA", lock="mmap_lock")
     vm_ref_count = word("1 while in use, plus speculative faults inside", lock="atomic")
+    vm_userfaultfd_ctx = word("the USERFAULTFD_CTX that serves its faults, or 0", lock="mmap_lock")
 
     # 6.4 allocates its lock apart from the VMA, 6.15 aligns vm_refcnt: either has its own line.
     vm_lock = embed(RWSEM, "lock of this VMA (6.4)", line=True)

@@ -118,6 +118,10 @@ class Vm(IntFlag):
     MERGEABLE = 0x80000000
 
 
+VM_UFFD_FLAGS = int(Vm.UFFD_MISSING | Vm.UFFD_WP)
+"""Bits of a VMA that go with its userfaultfd context (__VM_UFFD_FLAGS)."""
+
+
 class Errno(IntEnum):
     """Error numbers that calls return negated."""
 

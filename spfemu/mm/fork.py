@@ -12,7 +12,7 @@ from spfemu.kernel import kernel, slowpath
 from spfemu.layout import CPU, MM, PAGE, PAGE_SHIFT, RCU_QUEUE, SYSTEM, VMA, WORD
 from spfemu.mm.bug import Bug, vm_bug_on
 from spfemu.mm.context import switch_mm
-from spfemu.mm.flags import PTE_ADDR_MASK, PUD_SIZE, Errno, PageKind, Pte, Vm
+from spfemu.mm.flags import PTE_ADDR_MASK, PUD_SIZE, VM_UFFD_FLAGS, Errno, PageKind, Pte, Vm
 from spfemu.mm.limits import VM_LOCKED_MASK, vm_stat_account
 from spfemu.mm.memory import sync_mm_rss
 from spfemu.mm.mmap import remove_vma_list
@@ -269,9 +269,10 @@ def dup_vma(cpu: int, mm: int, mpnt: int, prev: int) -> int:
     if vma == 0:
         return 0
     store(vma + VMA.vm_mm, mm)
-    # locks are not inherited
-    vm_flags = load(vma + VMA.vm_flags) & ~VM_LOCKED_MASK
+    # neither locks are inherited nor, without UFFD_FEATURE_EVENT_FORK, who serves faults
+    vm_flags = load(vma + VMA.vm_flags) & ~(VM_LOCKED_MASK | VM_UFFD_FLAGS)
     store(vma + VMA.vm_flags, vm_flags)
+    store(vma + VMA.vm_userfaultfd_ctx, 0)
     wiped = vm_flags & Vm.WIPEONFORK
     if wiped == 0 and anon_vma_fork(cpu, vma, mpnt) != 0:
         vm_area_free(cpu, vma)
@@ -368,7 +369,7 @@ def copy_present_pte(cpu: int, pte: int, src_pte: int, vm_flags: int) -> int:
         get_page(page)
         page_dup_rmap(page)
         found = 1
-    set_pte(pte, entry & ~Pte.ACCESSED)
+    set_pte(pte, entry & ~(Pte.ACCESSED | Pte.UFFD_WP))
     return found
 
 

@@ -339,7 +339,7 @@ def mmap_region(cpu: int, mm: int, addr: int, length: int, vm_flags: int) -> int
 def vma_map(cpu: int, mm: int, prev: int, addr: int, end: int, vm_flags: int) -> int:
     """Merge the free range [addr, end) into a neighbour or make it a VMA; 0 or -ENOMEM."""
     pgoff = addr >> PAGE_SHIFT
-    if vma_merge(cpu, mm, prev, addr, end, vm_flags, 0, 0, pgoff) == 0:
+    if vma_merge(cpu, mm, prev, addr, end, vm_flags, 0, 0, pgoff, 0) == 0:
         vma = vm_area_alloc(cpu, mm)
         if vma == 0:
             return -Errno.ENOMEM

@@ -14,7 +14,16 @@ reason).
 from spfemu.events import Event
 from spfemu.kernel import kernel, slowpath
 from spfemu.layout import CPU, MM, PAGE_MASK, PAGE_SHIFT, VMA, WORD
-from spfemu.mm.flags import DEFAULT_MAP_COUNT, PUD_SIZE, Errno, Map, Mremap, Vm
+from spfemu.mm.flags import (
+    DEFAULT_MAP_COUNT,
+    PUD_SIZE,
+    VM_UFFD_FLAGS,
+    Errno,
+    Map,
+    Mremap,
+    Pte,
+    Vm,
+)
 from spfemu.mm.limits import VM_LOCKED_MASK, may_expand_vm, mlock_error, vm_stat_account
 from spfemu.mm.mmap import do_munmap, get_unmapped_area, page_align
 from spfemu.mm.mmap_lock import mmap_read_lock, mmap_read_unlock, mmap_write_lock_killable
@@ -208,6 +217,7 @@ def expand_vma_in_place(cpu: int, mm: int, vma: int, addr: int, delta: int) -> i
         load(vma + VMA.anon_vma),
         load(vma + VMA.vm_file),
         load(vma + VMA.vm_pgoff) + pages,
+        load(vma + VMA.vm_userfaultfd_ctx),
     )
     vm_stat_account(mm, load(vma + VMA.vm_flags), delta >> PAGE_SHIFT)
     return addr
@@ -361,7 +371,8 @@ def copy_vma(cpu: int, mm: int, vma: int, addr: int, new_addr: int, length: int)
     """Map [new_addr, new_addr + length), free, like `vma` at `addr`; the VMA, or 0: no memory.
 
     The offset stays that of the pages; an anonymous VMA without any gets that of its new address,
-    with which it is more likely to be merged.
+    with which it is more likely to be merged.  A userfaultfd context stays behind, as the monitor
+    has not asked to be told (mremap_userfaultfd_prep, without UFFD_FEATURE_EVENT_REMAP).
     """
     pgoff = load(vma + VMA.vm_pgoff) + ((addr - load(vma + VMA.vm_start)) >> PAGE_SHIFT)
     anon_vma = load(vma + VMA.anon_vma)
@@ -372,7 +383,8 @@ def copy_vma(cpu: int, mm: int, vma: int, addr: int, new_addr: int, length: int)
     overlaps, prev = find_vma_links(mm, new_addr, end)
     if overlaps:
         return 0
-    new = vma_merge(cpu, mm, prev, new_addr, end, load(vma + VMA.vm_flags), anon_vma, file, pgoff)
+    vm_flags = load(vma + VMA.vm_flags) & ~VM_UFFD_FLAGS
+    new = vma_merge(cpu, mm, prev, new_addr, end, vm_flags, anon_vma, file, pgoff, 0)
     if new != 0:
         if load(new + VMA.anon_vma) == 0 and anon_vma != 0:
             # as for any merge, it has inherited none, so this cannot fail
@@ -384,6 +396,8 @@ def copy_vma(cpu: int, mm: int, vma: int, addr: int, new_addr: int, length: int)
     store(new + VMA.vm_start, new_addr)
     store(new + VMA.vm_end, end)
     store(new + VMA.vm_pgoff, pgoff)
+    store(new + VMA.vm_flags, vm_flags)
+    store(new + VMA.vm_userfaultfd_ctx, 0)
     if anon_vma_clone(cpu, new, vma) != 0:
         vm_area_free(cpu, new)
         return 0
@@ -438,6 +452,7 @@ def move_ptes(
 ) -> None:
     """Move `extent` bytes' entries from one table to another or within one.
 
+    An entry that userfaultfd has write-protected is an ordinary one at its new place (6.13).
     TLBs are flushed before the locks are released: a fault at the new address must not make the
     page writable or copy it while somebody still writes through the old one.  Two locks of a kind
     are taken, as fork does; nobody else takes two of the same mm, and mmap writers exclude each
@@ -458,7 +473,7 @@ def move_ptes(
             # accessed and dirty bits that the hardware sets meanwhile are kept
             entry = xchg(pte, 0)
             present = present | pte_present(entry)
-            set_pte(new_pte, entry)
+            set_pte(new_pte, entry & ~Pte.UFFD_WP)
             moved += 1
         pte += WORD
         new_pte += WORD

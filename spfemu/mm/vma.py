@@ -98,6 +98,7 @@ def vm_area_alloc(cpu: int, mm: int) -> int:
     for i in range(VMA.slab_state // WORD):
         store(vma + i * WORD, 0)
     store(vma + VMA.vm_mm, mm)
+    store(vma + VMA.vm_userfaultfd_ctx, 0)
     vma_lock_init(cpu, vma)
     return vma
 
@@ -115,6 +116,7 @@ def vm_area_dup(cpu: int, orig: int) -> int:
     store(vma + VMA.vm_ops, load(orig + VMA.vm_ops))
     store(vma + VMA.vm_pgoff, load(orig + VMA.vm_pgoff))
     store(vma + VMA.vm_file, load(orig + VMA.vm_file))
+    store(vma + VMA.vm_userfaultfd_ctx, load(orig + VMA.vm_userfaultfd_ctx))
     return vma
 
 
@@ -527,14 +529,16 @@ def is_mergeable_anon_vma(anon_vma1: int, anon_vma2: int) -> int:
 
 
 @kernel
-def can_vma_merge(vma: int, vm_flags: int, anon_vma: int, file: int) -> int:
-    """Tell whether `vma` may take in a range with these flags, anon_vma and file.
+def can_vma_merge(vma: int, vm_flags: int, anon_vma: int, file: int, uffd: int) -> int:
+    """Tell whether `vma` may take in a range with these flags, anon_vma, file and userfaultfd.
 
     Before 6.16, a VMA without anon_vma takes in none that has one, though the other way round is
     fine (is_mergeable_anon_vma wants the VMA's chain to be singular, and an empty one is not).
     One that was inherited in a fork comes with its ancestors', so only its own kind takes it.
     """
     if load(vma + VMA.vm_flags) != vm_flags or load(vma + VMA.vm_file) != file:
+        return 0
+    if load(vma + VMA.vm_userfaultfd_ctx) != uffd:
         return 0
     own = load(vma + VMA.anon_vma)
     if anon_vma == own:
@@ -545,17 +549,21 @@ def can_vma_merge(vma: int, vm_flags: int, anon_vma: int, file: int) -> int:
 
 
 @kernel
-def can_vma_merge_after(vma: int, vm_flags: int, anon_vma: int, file: int, pgoff: int) -> int:
+def can_vma_merge_after(
+    vma: int, vm_flags: int, anon_vma: int, file: int, pgoff: int, uffd: int
+) -> int:
     """Tell whether a range may be appended to `vma`; `pgoff` is that of the range."""
-    if not can_vma_merge(vma, vm_flags, anon_vma, file):
+    if not can_vma_merge(vma, vm_flags, anon_vma, file, uffd):
         return 0
     return load(vma + VMA.vm_pgoff) + vma_pages(vma) == pgoff
 
 
 @kernel
-def can_vma_merge_before(vma: int, vm_flags: int, anon_vma: int, file: int, pgoff: int) -> int:
+def can_vma_merge_before(
+    vma: int, vm_flags: int, anon_vma: int, file: int, pgoff: int, uffd: int
+) -> int:
     """Tell whether a range may be put in front of `vma`; `pgoff` is that of the range's end."""
-    if not can_vma_merge(vma, vm_flags, anon_vma, file):
+    if not can_vma_merge(vma, vm_flags, anon_vma, file, uffd):
         return 0
     return load(vma + VMA.vm_pgoff) == pgoff
 
@@ -571,6 +579,7 @@ def vma_merge(
     anon_vma: int,
     file: int,
     pgoff: int,
+    uffd: int,
 ) -> int:
     """Let a neighbour take over [addr, end) if it is alike; returns that VMA, or 0 if none is.
 
@@ -584,11 +593,11 @@ def vma_merge(
         upper = load(area + VMA.vm_next)  # cases 6, 7, 8: the range is all of `area`
     merge_prev = 0
     if prev != 0 and load(prev + VMA.vm_end) == addr:
-        merge_prev = can_vma_merge_after(prev, vm_flags, anon_vma, file, pgoff)
+        merge_prev = can_vma_merge_after(prev, vm_flags, anon_vma, file, pgoff, uffd)
     merge_upper = 0
     if upper != 0 and load(upper + VMA.vm_start) == end:
-        pages = (end - addr) >> PAGE_SHIFT
-        merge_upper = can_vma_merge_before(upper, vm_flags, anon_vma, file, pgoff + pages)
+        upper_pgoff = pgoff + ((end - addr) >> PAGE_SHIFT)
+        merge_upper = can_vma_merge_before(upper, vm_flags, anon_vma, file, upper_pgoff, uffd)
     if merge_prev and merge_upper:
         merge_upper = is_mergeable_anon_vma(load(prev + VMA.anon_vma), load(upper + VMA.anon_vma))
     if merge_prev:

@@ -20,10 +20,20 @@ def vma_modify_flags(
     Returns (0, that VMA), whose flags are still to be set, or (-ENOMEM, 0).  `prev` is the VMA
     before the range, or the one that contains it if it does not start there.
     """
+    uffd = load(vma + VMA.vm_userfaultfd_ctx)
+    error, vma = vma_modify_flags_uffd(cpu, mm, prev, vma, start, end, vm_flags, uffd)
+    return error, vma
+
+
+@kernel
+def vma_modify_flags_uffd(
+    cpu: int, mm: int, prev: int, vma: int, start: int, end: int, vm_flags: int, uffd: int
+) -> tuple[int, int]:
+    """Do so for new flags together with another userfaultfd context (0: none)."""
     pgoff = load(vma + VMA.vm_pgoff) + ((start - load(vma + VMA.vm_start)) >> PAGE_SHIFT)
     anon_vma = load(vma + VMA.anon_vma)
     file = load(vma + VMA.vm_file)
-    merged = vma_merge(cpu, mm, prev, start, end, vm_flags, anon_vma, file, pgoff)
+    merged = vma_merge(cpu, mm, prev, start, end, vm_flags, anon_vma, file, pgoff, uffd)
     if merged != 0:
         return 0, merged
     error = 0

@@ -222,8 +222,11 @@ def change_protection(cpu: int, vma: int, start: int, end: int) -> None:
 
 @kernel
 def can_change_pte_writable(cpu: int, entry: int) -> int:
-    """Tell whether a private entry maps a page of its own, not the zero page or a shared one."""
-    if entry & Pte.SPECIAL:
+    """Tell whether a private entry maps a page of its own, not the zero page or a shared one.
+
+    A write to one that userfaultfd has protected has to fault.
+    """
+    if entry & (Pte.SPECIAL | Pte.UFFD_WP):
         return 0
     return read_once(virt_to_page(cpu, entry & PTE_ADDR_MASK) + PAGE.refcount) == 1
 

@@ -15,5 +15,6 @@ def vma_merge(
     anon_vma: int,
     file: int,
     pgoff: int,
+    uffd: int,
 ) -> int:
     return 0
