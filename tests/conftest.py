@@ -1,9 +1,16 @@
 # SPDX-License-Identifier: MIT
 """Fixtures that tests of several folders use."""
 
+import signal
+
 import pytest
 
 from spfemu import results
+
+
+def pytest_configure():
+    """Let Ctrl-C mean what it means to a user: what runs in a shell's background ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def estimate(median, spread=0.05):
