@@ -223,3 +223,4 @@ class Pg(IntFlag):
     SWAPCACHE = 0x100
     SWAPBACKED = 0x200
     WRITEBACK = 0x400
+    WAITERS = 0x800
