@@ -198,6 +198,12 @@ class VMA(Struct, pad_to_line=True):
 
     avc = embed(ANON_VMA_CHAIN, "its first chain, which leads to `anon_vma`", line=True)
 
+    # In the order of the first copy's; a build without CONFIG_VMA_LATCH never touches the line.
+    latch_left = word("rb_left in the second copy of the tree", lock="mmap_lock", line=True)
+    latch_right = word("rb_right there", lock="mmap_lock")
+    latch_parent = word("rb_parent there", lock="mmap_lock")
+    latch_color = word("rb_color there", lock="mmap_lock")
+
 
 class VMF(Struct):
     """vm_fault: what one fault carries along; one per CPU block."""
@@ -297,6 +303,11 @@ class MM(Struct, pad_to_line=True):
     mm_lock_seq = word("counted up to unlock all VMAs", lock="mmap_lock for writing", line=True)
     vma_writer_wait = word("futex word: a VMA's last reader has left", lock="atomic")
     mm_seq = word("odd while the VMA tree changes, for protocol spf-vma", lock="mmap_lock")
+
+    mm_rb_seq = word(
+        "latch: odd while the first copy of the VMA tree changes", lock="mmap_lock", line=True
+    )
+    mm_rb_latch = word("root of the second copy or 0", lock="mmap_lock")
 
     rss_anon = word("anonymous pages mapped, as far as synced", lock="atomic", line=True)
     next_free = word("next free mm or 0", lock="mm_slots_lock")

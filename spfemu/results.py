@@ -111,6 +111,8 @@ class Result(Record, frozen=True, kw_only=True):
     violations: list[str]
     seq_line: str | None = None
     """Cache line of mmap_seq: shared (with mmap_lock) or own; null on the host."""
+    lookup: str | None = None
+    """How VMAs are looked up: walk or latch; null on the host."""
     size_bytes: int
     """Size of an area."""
     areas: int

@@ -66,6 +66,7 @@ def point(name, workers, rate, **changed):
         "hardware": None,
         "violations": [],
         "seq_line": None if host else "shared",
+        "lookup": None if host else "walk",
         "size_bytes": 16 << 20,
         "areas": 1,
         "pages": 1,

@@ -12,6 +12,7 @@ from __future__ import annotations
 from spfemu.checks.anon_vmas import check_anon_vmas
 from spfemu.checks.cpus import check_counters, check_cpus, check_rcu_queues, check_tlbs
 from spfemu.checks.frames import check_frames
+from spfemu.checks.latch import check_latch
 from spfemu.checks.locks import check_locks, check_vma_locks
 from spfemu.checks.mms import check_mms
 from spfemu.checks.state import State
@@ -36,6 +37,7 @@ def check_segment(segment: Segment) -> list[str]:
     check_mms(state)
     for mm in state.mms:
         check_vmas(state, mm)
+        check_latch(state, mm)
         check_tables(state, mm)
         check_entries(state, mm)
     check_vma_slab(state)

@@ -67,6 +67,13 @@ _SHARED = (
         help="Cache line of mmap_seq: that of mmap_lock, or its own.",
     ),
     click.option(
+        "--lookup",
+        type=types.Choice(("walk", "latch")),
+        default="walk",
+        show_default=True,
+        help="One tree of VMAs, walked while it changes, or a latched pair of copies.",
+    ),
+    click.option(
         "--fault-overhead",
         type=types.Overhead(),
         default=0.0,
@@ -134,6 +141,7 @@ def plan_arguments(given: dict[str, Any]) -> dict[str, Any]:
         "overlap": given["overlap"],
         "table_free": given["table_free"],
         "seq_line": given["seq_line"],
+        "lookup": given["lookup"],
         "overrides": given["overrides"],
         "huge_pages": given["thp"],
         "seed": given["seed"],

@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from spfemu.measure.plan import Plan
     from spfemu.results import Report
 
-ONLY_EMULATOR = ("protocol", "engine", "table_free", "seq_line", "fault_overhead", "overrides")
+ONLY_EMULATOR = (
+    "protocol",
+    "engine",
+    "table_free",
+    "seq_line",
+    "lookup",
+    "fault_overhead",
+    "overrides",
+)
 """Options that mean nothing on the real kernel."""
 ONLY_HOST = ("thp",)
 

@@ -25,6 +25,7 @@ It must not start threads: workers are forked while it is in use.
 MODES = ("threads", "processes")
 TABLE_FREE = ("rcu", "irq")
 SEQ_LINE = ("shared", "own")
+LOOKUP = ("walk", "latch")
 SLACK_FRAMES = 4 * PCP_BATCH + RCU_QHIMARK + 256
 """Frames per CPU on its own lists, and page tables waiting for a grace period: from RCU_QHIMARK
 on a CPU runs its callbacks as fast as grace periods end."""
@@ -59,6 +60,7 @@ class Plan:
     overlap: bool = False
     table_free: str = "rcu"
     seq_line: str = "shared"
+    lookup: str = "walk"
     seed: int = field(default_factory=lambda: secrets.randbits(32))
     overrides: tuple[str, ...] = ()
     fault_overhead_ns: float = 0.0
@@ -74,6 +76,7 @@ class Plan:
         build.choose("mode", self.mode, MODES)
         build.choose("way of freeing page tables", self.table_free, TABLE_FREE)
         build.choose("place of mmap_seq", self.seq_line, SEQ_LINE)
+        build.choose("way of looking VMAs up", self.lookup, LOOKUP)
         _in_range("workers", self.workers, 1, NR_CPUS_MAX)
         _in_range("writers", self.writers, 0, NR_CPUS_MAX - self.workers)
         _in_range("seconds", self.seconds, 0.01, 3600)
@@ -147,6 +150,7 @@ class Plan:
         return {
             "CONFIG_MMU_GATHER_RCU_TABLE_FREE": int(self.table_free == "rcu"),
             "CONFIG_MMAP_SEQ_OWN_LINE": int(self.seq_line == "own"),
+            "CONFIG_VMA_LATCH": int(self.lookup == "latch"),
             "CONFIG_LATENCY": int(self.latency),
             "CONFIG_FAULT_OVERHEAD": int(self.fault_overhead_ns > 0),
             "CONFIG_DEBUG_VM": int(self.engine == "plain"),

@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: MIT
-"""What a fault writes to cache lines that other CPUs use, counted step by step.
+"""What a fault, or a mapping call, writes to lines that other CPUs use, counted step by step.
 
 A write fault on a fresh page is stepped through by the stepped engine, in a process of two threads
 whose tables, anon_vma and frame lists are ready.  Every store and atomic update counts whose
 address lies neither in the CPU's own block nor in the new frame or its struct page; an update that
-fails counts too, because it takes the line all the same.
+fails counts too, because it takes the line all the same.  So is an
+mmap among others, for what a writer pays for the tree.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from spfemu.engines.compiler import Step
-from spfemu.engines.stepped import FiberState, StepEngine
+from spfemu.engines.stepped import Fiber, FiberState, StepEngine
 from spfemu.engines.symbols import symbol
 from spfemu.layout import CACHE_LINE, CPU, PAGE, PAGE_SIZE
 from spfemu.measure.build import compose
@@ -24,11 +27,16 @@ AREA = 1 << 40
 PAGES = 64
 READY_PAGES = 8
 """Pages written before: tables and anon_vma are there, and the CPU has frames on its list."""
+MAPPINGS = 16
+TREE = re.compile(r"\.(rb|latch|mm_rb)_|\.mm_rb$")
+"""Names of words that belong to the tree of VMAs or its second copy."""
+RIGHTS = int(Prot.READ | Prot.WRITE)
+FIXED = int(Map.PRIVATE | Map.ANONYMOUS | Map.FIXED)
 
 
 @dataclass(frozen=True)
 class SharedWrites:
-    """Writes of one fault to shared lines: their number, the lines, and the writes by field."""
+    """Writes of one call to shared lines: their number, the lines, and the writes by field."""
 
     writes: int
     lines: int
@@ -48,18 +56,42 @@ def shared_writes_per_fault(protocol: str) -> SharedWrites:
     engine = StepEngine(compose("page_fault1", protocol))
     segment = Segment.create(Geometry(nr_cpus=2))
     try:
-        return _summary(segment, _shared(engine, segment))
+        return _summary(segment, _of_fault(engine, segment))
     finally:
         segment.close()
 
 
-def _shared(engine: StepEngine, segment: Segment) -> Counter[int]:
-    """Count the writes of one fault by address."""
+def shared_writes_per_mapping(protocol: str, lookup: str) -> SharedWrites:
+    """Count what an mmap writes to the tree of VMAs, with a way of looking them up.
+
+    The new VMA is the highest of MAPPINGS, so the tree is rotated.  Its own links are counted.
+    """
+    config = {"CONFIG_VMA_LATCH": int(lookup == "latch")}
+    engine = StepEngine(compose("page_fault1", protocol, config=config))
+    segment = Segment.create(Geometry(nr_cpus=2))
+    try:
+        return _summary(segment, _of_mapping(engine, segment))
+    finally:
+        segment.close()
+
+
+def _of_mapping(engine: StepEngine, segment: Segment) -> Counter[int]:
     segment.mms["mm_users"] = 2
     cpu = segment.cpu(0)
     engine.call("cpu_online", cpu)
-    rights, flags = Prot.READ | Prot.WRITE, Map.PRIVATE | Map.ANONYMOUS | Map.FIXED
-    engine.call("sys_mmap", cpu, AREA, PAGES * PAGE_SIZE, rights, flags)
+    for index in range(MAPPINGS - 1):
+        engine.call("sys_mmap", cpu, AREA + 2 * index * PAGE_SIZE, PAGE_SIZE, RIGHTS, FIXED)
+    new = AREA + 2 * MAPPINGS * PAGE_SIZE
+    fiber = engine.spawn("sys_mmap", cpu, new, PAGE_SIZE, RIGHTS, FIXED)
+    written = _written(fiber, (range(cpu, cpu + CPU.SIZE),))
+    return Counter({a: n for a, n in written.items() if TREE.search(symbol(segment, a) or "")})
+
+
+def _of_fault(engine: StepEngine, segment: Segment) -> Counter[int]:
+    segment.mms["mm_users"] = 2
+    cpu = segment.cpu(0)
+    engine.call("cpu_online", cpu)
+    engine.call("sys_mmap", cpu, AREA, PAGES * PAGE_SIZE, RIGHTS, FIXED)
     for page in range(READY_PAGES):
         engine.call("user_write", cpu, AREA + page * PAGE_SIZE, 1)
     new = int(segment.cpus["pcp_list"][0])
@@ -69,8 +101,12 @@ def _shared(engine: StepEngine, segment: Segment) -> Counter[int]:
         range(new, new + PAGE.SIZE),
         range(frame, frame + PAGE_SIZE),
     )
+    return _written(engine.spawn("user_write", cpu, AREA + READY_PAGES * PAGE_SIZE, 1), private)
+
+
+def _written(fiber: Fiber, private: Sequence[range]) -> Counter[int]:
+    """Let a call run to its end; returns its writes outside `private` by address."""
     written: Counter[int] = Counter()
-    fiber = engine.spawn("user_write", cpu, AREA + READY_PAGES * PAGE_SIZE, 1)
     while fiber.state is FiberState.READY:
         event = fiber.event
         if event is not None and event.kind in (Step.STORE, Step.RMW):

@@ -13,13 +13,8 @@ from spfemu.kernel import kernel, slowpath
 from spfemu.layout import CPU, MM, PAGE_SHIFT, SYSTEM, VMA, VMACACHE_SIZE, WORD
 from spfemu.mm.config import CONFIG_LINUX_VERSION
 from spfemu.mm.flags import DEFAULT_MAP_COUNT, PMD_SHIFT, Errno, Pte, Vm
-from spfemu.mm.rbtree import (
-    RB_WALK_LIMIT,
-    rb_erase,
-    rb_insert_color,
-    rb_link_node,
-    vma_gap_update,
-)
+from spfemu.mm.rbtree import vma_gap_update
+from spfemu.mm.rbtree_latch import vma_rb_erase, vma_rb_insert, vma_rb_lookup
 from spfemu.mm.rcu import call_rcu, rcu_barrier
 from spfemu.mm.rmap import anon_vma_clone, is_fork_child, unlink_anon_vmas
 from spfemu.mm.spinlock import spin_lock, spin_unlock
@@ -281,30 +276,6 @@ def vmacache_update(cpu: int, addr: int, vma: int) -> None:
 
 
 @kernel
-def vma_rb_lookup(mm: int, addr: int) -> int:
-    """Walk the tree to the first VMA that ends behind `addr`; 0 if there is none.
-
-    May run while the tree changes; then the answer may be wrong, but it is 0 or a slot of the
-    slab, and the walk is bounded (see rbtree.py).
-    """
-    found = 0
-    node = read_once(mm + MM.mm_rb)
-    steps = 0
-    while node != 0:
-        if steps == RB_WALK_LIMIT:
-            return 0
-        steps += 1
-        if read_once(node + VMA.vm_end) > addr:
-            found = node
-            if read_once(node + VMA.vm_start) <= addr:
-                return found
-            node = read_once(node + VMA.rb_left)
-        else:
-            node = read_once(node + VMA.rb_right)
-    return found
-
-
-@kernel
 def __find_vma(cpu: int, mm: int, addr: int) -> int:
     """Find the first VMA that ends behind `addr`, or 0; it may start behind `addr` too.
 
@@ -356,22 +327,17 @@ def vma_link(mm: int, vma: int, prev: int) -> None:
     there the new leaf belongs.  Source: vma_link, __vma_link_rb.
     """
     following = load(prev + VMA.vm_next) if prev != 0 else load(mm + MM.mmap)
-    root = mm + MM.mm_rb
     parent = following
-    link = following + VMA.rb_left
+    side = VMA.rb_left
     if prev != 0 and load(prev + VMA.rb_right) == 0:
         parent = prev
-        link = prev + VMA.rb_right
-    elif following == 0:
-        link = root
+        side = VMA.rb_right
     vma_link_list(mm, vma, prev, following)
     mm_write_seqlock(mm)
     # the gap of the next VMA has become smaller: everything is to be up to date when
     # the tree is rotated
     vma_gap_update(following)
-    rb_link_node(vma, parent, link)
-    vma_gap_update(vma)
-    rb_insert_color(root, vma)
+    vma_rb_insert(mm, vma, parent, side)
     mm_write_sequnlock(mm)
     store(mm + MM.map_count, load(mm + MM.map_count) + 1)
 
@@ -412,12 +378,11 @@ def detach_vmas_to_be_unmapped(mm: int, vma: int, prev: int, end: int) -> int:
     They stay linked to each other by vm_next, the last with 0.  Returns the VMA behind them or
     0.  The caches of VMAs are invalidated last, see `vmacache_invalidate`.
     """
-    root = mm + MM.mm_rb
     last = vma
     detached = 0
     mm_write_seqlock(mm)
     while vma != 0 and load(vma + VMA.vm_start) < end:
-        rb_erase(root, vma)
+        vma_rb_erase(mm, vma)
         detached += 1
         last = vma
         vma = load(vma + VMA.vm_next)
@@ -438,7 +403,7 @@ def vma_remove(cpu: int, mm: int, vma: int) -> None:
     prev = load(vma + VMA.vm_prev)
     following = load(vma + VMA.vm_next)
     mm_write_seqlock(mm)
-    rb_erase(mm + MM.mm_rb, vma)
+    vma_rb_erase(mm, vma)
     mm_write_sequnlock(mm)
     vma_unlink_list(mm, prev, following)
     vmacache_invalidate(mm)

@@ -15,6 +15,7 @@ from spfemu.events import Event
 from spfemu.kernel import kernel
 from spfemu.layout import CPU, MM, VMA, VMF
 from spfemu.mm.bug import Bug, vm_bug_on
+from spfemu.mm.config import CONFIG_VMA_LATCH
 from spfemu.mm.flags import VmFault
 from spfemu.mm.irq import cpu_relax_poll
 from spfemu.mm.memory import access_error
@@ -58,11 +59,24 @@ def do_speculative_fault(cpu: int, mm: int, address: int, flags: int) -> int:
 
 @kernel
 def get_vma(cpu: int, mm: int, address: int) -> int:
-    """Find the first VMA that ends behind `address` and take a reference, or return 0.
+    """Find the first VMA that ends behind `address` and take a reference, or return 0."""
+    rcu_read_lock(cpu)
+    if CONFIG_VMA_LATCH:
+        vma = __find_vma(cpu, mm, address)
+    else:
+        vma = find_vma_at_rest(cpu, mm, address)
+    if vma != 0 and get_vma_unless_zero(vma) == 0:
+        vma = 0
+    rcu_read_unlock(cpu)
+    return vma
+
+
+@kernel
+def find_vma_at_rest(cpu: int, mm: int, address: int) -> int:
+    """Look up while nobody changes the tree; a latched tree has a copy for which that holds.
 
     The read barriers pair with the write barriers of mm_write_seqlock and mm_write_sequnlock.
     """
-    rcu_read_lock(cpu)
     while True:
         seq = read_once(mm + MM.mm_seq)
         if seq & 1:
@@ -72,11 +86,7 @@ def get_vma(cpu: int, mm: int, address: int) -> int:
         vma = __find_vma(cpu, mm, address)
         smp_rmb()
         if read_once(mm + MM.mm_seq) == seq:
-            break
-    if vma != 0 and get_vma_unless_zero(vma) == 0:
-        vma = 0
-    rcu_read_unlock(cpu)
-    return vma
+            return vma
 
 
 @kernel
@@ -229,16 +239,18 @@ def vmas_mark_detached(cpu: int, vma: int) -> None:
 
 @kernel
 def mm_write_seqlock(mm: int) -> None:
-    """Make the tree's count odd; the mmap lock is held for writing."""
-    write_once(mm + MM.mm_seq, read_once(mm + MM.mm_seq) + 1)
-    smp_wmb()
+    """Make the tree's count odd if lookups go by it; the mmap lock is held for writing."""
+    if not CONFIG_VMA_LATCH:
+        write_once(mm + MM.mm_seq, read_once(mm + MM.mm_seq) + 1)
+        smp_wmb()
 
 
 @kernel
 def mm_write_sequnlock(mm: int) -> None:
     """Make it even again."""
-    smp_wmb()
-    write_once(mm + MM.mm_seq, read_once(mm + MM.mm_seq) + 1)
+    if not CONFIG_VMA_LATCH:
+        smp_wmb()
+        write_once(mm + MM.mm_seq, read_once(mm + MM.mm_seq) + 1)
 
 
 @kernel

@@ -9,6 +9,7 @@ TLBs and VMAs in vmacaches.
 from __future__ import annotations
 
 import pkgutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -87,9 +88,9 @@ class GoodSegment:
 
 
 class _Builder:
-    def __init__(self) -> None:
+    def __init__(self, config: Mapping[str, int]) -> None:
         kernel = [functions_of(import_module("spfemu.mm." + name)) for name in MODULES]
-        self.engine = PlainEngine(link([*kernel, functions_of(spf)], {}))
+        self.engine = PlainEngine(link([*kernel, functions_of(spf)], config))
         self.segment = Segment.create(
             Geometry(nr_cpus=3, nr_mms=2, nr_frames=600, nr_vmas=120, nr_anon_vmas=60)
         )
@@ -161,9 +162,9 @@ class _Builder:
         self.read(2, area(0))
 
 
-def build() -> GoodSegment:
+def build(config: Mapping[str, int] | None = None) -> GoodSegment:
     """Make the segment, with the plain engine: no compiler is involved in testing the checks."""
-    builder = _Builder()
+    builder = _Builder(config or {})
     builder.areas()
     builder.churn()
     builder.failures()

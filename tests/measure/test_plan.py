@@ -21,6 +21,7 @@ from spfemu.measure.plan import Plan
         ({"mode": "thread"}, r"did you mean 'threads'\?"),
         ({"table_free": "x"}, r"\(rcu, irq\)"),
         ({"seq_line": "x"}, r"\(shared, own\)"),
+        ({"lookup": "x"}, r"\(walk, latch\)"),
         ({"workers": 0}, r"workers must be from 1 to 512, not 0"),
         ({"workers": 513}, r"from 1 to 512, not 513"),
         ({"workload": "mixed", "workers": 500, "writers": 13}, r"writers must be from 0 to 12"),

@@ -9,7 +9,8 @@ import pytest
 
 from spfemu.errors import UsageError
 from spfemu.measure.build import protocols
-from spfemu.measure.shared_writes import shared_writes_per_fault
+from spfemu.measure.plan import LOOKUP
+from spfemu.measure.shared_writes import shared_writes_per_fault, shared_writes_per_mapping
 
 count = cache(shared_writes_per_fault)
 PTE = r"frame\[\d+\]\+0x[0-9a-f]+"
@@ -59,6 +60,23 @@ def test_the_table_says_what_is_counted():
     table = page.split("<!-- shared-writes -->")[1].split("<!--")[0]
     said = dict(re.findall(r"^\| `([\w-]+)` \| (\d+ writes? to \d+) ", table, re.MULTILINE))
     assert said == {name: str(count(name)).partition(" shared")[0] for name in protocols()}
+
+
+def test_writers_pay_twice_for_a_latched_tree():
+    found = {lookup: shared_writes_per_mapping("spf", lookup) for lookup in LOOKUP}
+    walk, latch = found["walk"].fields, found["latch"].fields
+    again = {
+        name.replace(".rb_", ".latch_"): n for name, n in walk.items() if not name.endswith("_gap")
+    }
+    more = {name: n for name, n in latch.items() if name not in walk}
+    assert more.pop("mm0.mm_rb_seq") == 2
+    # a new VMA's links are cleared with the rest of it before it is linked, those of the copy not
+    assert more.keys() == again.keys()
+    assert all(again[name] - n in (0, 1) for name, n in more.items())
+    page = (Path(__file__).parents[2] / "docs" / "protocols.md").read_text(encoding="utf-8")
+    table = page.split("<!-- lookup-writes -->")[1].split("<!--")[0]
+    said = dict(re.findall(r"^\| `(\w+)` \| (\d+ writes? to \d+) ", table, re.MULTILINE))
+    assert said == {name: str(n).partition(" shared")[0] for name, n in found.items()}
 
 
 def test_an_unknown_protocol_is_refused():

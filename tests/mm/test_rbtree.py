@@ -18,9 +18,9 @@ from spfemu.mm.rbtree import RbColor
 KEYS = 48
 
 
-@pytest.fixture
-def machine():
-    made = VmaMachine(nr_vmas=128)
+@pytest.fixture(params=[0, 1], ids=["walk", "latch"])
+def machine(request):
+    made = VmaMachine(nr_vmas=128, latch=request.param)
     yield made
     made.close()
 

@@ -6,7 +6,7 @@ from spfemu.kernel import kernel
 from spfemu.layout import CPU, MM, PAGE_SIZE, SYSTEM, VMA, WORD
 from spfemu.mm.flags import Errno, Map, Prot
 from spfemu.mm.mmap_lock import mmap_seq_addr, mmap_seq_read_check, mmap_seq_read_start
-from spfemu.mm.rbtree import rb_erase
+from spfemu.mm.rbtree_latch import vma_rb_erase
 from spfemu.mm.rcu import rcu_read_lock, rcu_read_unlock
 from spfemu.mm.sched import cond_resched
 from spfemu.mm.syscalls import sys_mmap, sys_mprotect, sys_munmap
@@ -171,7 +171,7 @@ def detach_seqnum_first(mm: int, vma: int, prev: int, end: int) -> int:
     """Stand in for detach_vmas_to_be_unmapped (one VMA): caches are invalidated too early."""
     vmacache_invalidate(mm)
     following = load(vma + VMA.vm_next)
-    rb_erase(mm + MM.mm_rb, vma)
+    vma_rb_erase(mm, vma)
     vma_unlink_list(mm, prev, following)
     write_once(vma + VMA.vm_next, 0)
     store(mm + MM.map_count, load(mm + MM.map_count) - 1)

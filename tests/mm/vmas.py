@@ -37,18 +37,27 @@ LAYERS: dict[str, Layer] = {
 
 
 @functools.cache
-def engine(name: str, layer: str = "tree_ops") -> NativeEngine | PlainEngine | StepEngine:
-    """Return the kernel with a layer of `LAYERS` on an engine, compiled once per session."""
+def engine(
+    name: str, layer: str = "tree_ops", latch: int = 0
+) -> NativeEngine | PlainEngine | StepEngine:
+    """Return the kernel with a layer of `LAYERS` on an engine, compiled once per session.
+
+    `latch` is CONFIG_VMA_LATCH.
+    """
     kernel = [functions_of(import_module("spfemu.mm." + module)) for module in MODULES]
-    program = link([*kernel, functions_of(classic), LAYERS[layer]], CONFIG)
+    config = {**CONFIG, "CONFIG_VMA_LATCH": latch}
+    program = link([*kernel, functions_of(classic), LAYERS[layer]], config)
     return ENGINES[name](program)
 
 
 class VmaMachine(Machine):
     """A segment with one mm of one thread; functions are run on CPU 0 unless said otherwise."""
 
-    def __init__(self, name: str = "native", layer: str = "tree_ops", **geometry: int) -> None:
-        super().__init__(engine(name, layer), Segment.create(Geometry(**geometry)))
+    def __init__(
+        self, name: str = "native", layer: str = "tree_ops", latch: int = 0, **geometry: int
+    ) -> None:
+        super().__init__(engine(name, layer, latch), Segment.create(Geometry(**geometry)))
+        self.latch = latch
         self.reset()
 
     def reset(self) -> None:
@@ -110,7 +119,18 @@ def check_tree(machine: VmaMachine) -> int:
     assert machine.mm["map_count"] == len(vmas), "map_count is wrong"
     highest = ranges[-1][1] if ranges else 0
     assert machine.mm["highest_vm_end"] == highest, "highest_vm_end is wrong"
+    if machine.latch:
+        check_second_copy(machine, vmas)
     return height
+
+
+def check_second_copy(machine: VmaMachine, vmas: list[Any]) -> None:
+    """Check that the latch is at rest and both copies of the tree have the same shape."""
+    assert machine.mm["mm_rb_seq"] % 2 == 0, "mm_rb_seq is odd"
+    assert machine.mm["mm_rb_latch"] == machine.mm["mm_rb"], "the copies have different roots"
+    for name in ("left", "right", "parent", "color"):
+        for vma in vmas:
+            assert vma["latch_" + name] == vma["rb_" + name], f"latch_{name} is not rb_{name}"
 
 
 def _check_subtree(

@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Fixtures of the protocols' tests: a stepped process under a protocol."""
 
-import contextlib
 import functools
 
 import process
 import pytest
 
-from spfemu.checks import check_segment
 from spfemu.engines.stepped import StepEngine
-from spfemu.segment import Geometry, Segment
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,27 +34,17 @@ def engine_of(own_cache):
     return functools.cache(lambda protocol: StepEngine(process.program(protocol)))
 
 
-@contextlib.contextmanager
-def running(engine):
-    """A process of three threads; at the end all invariants have to hold."""
-    segment = Segment.create(Geometry(nr_cpus=3))
-    yield process.Process(engine, segment)
-    violations = check_segment(segment)
-    segment.close()
-    assert violations == []
-
-
 @pytest.fixture
 def spf(spf_engine):
     """A process under spf."""
-    with running(spf_engine) as made:
+    with process.running(spf_engine) as made:
         yield made
 
 
 @pytest.fixture
 def under(engine_of, request):
     """A process under the protocol that the test module names in PROTOCOL."""
-    with running(engine_of(request.module.PROTOCOL)) as made:
+    with process.running(engine_of(request.module.PROTOCOL)) as made:
         yield made
 
 

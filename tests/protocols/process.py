@@ -4,12 +4,14 @@
 An idle CPU needs no IPI, so a writer that flushes waits only for CPUs inside a call.
 """
 
+import contextlib
 import importlib
 import pkgutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import spfemu.mm
+from spfemu.checks import check_segment
 from spfemu.engines.script import Script
 from spfemu.engines.source import KernelFunction, Program, functions_of, link
 from spfemu.engines.stepped import StepEngine
@@ -23,7 +25,7 @@ from spfemu.mm.mmu import user_read, user_write
 from spfemu.mm.sched import cpu_idle_enter, cpu_idle_exit
 from spfemu.mm.syscalls import sys_madvise, sys_mmap, sys_mprotect, sys_munmap
 from spfemu.protocols import protocol_functions
-from spfemu.segment import Segment
+from spfemu.segment import Geometry, Segment
 
 RW = int(Prot.READ | Prot.WRITE)
 PRIVATE = int(Map.PRIVATE | Map.ANONYMOUS)
@@ -181,6 +183,16 @@ class Process:
         reasons = {e.name.removeprefix("SPF_ABORT_"): int(counts[e]) for e in ABORT_REASONS}
         assert sum(reasons.values()) == counts[Event.SPF_ABORT]
         return {name: count for name, count in reasons.items() if count}
+
+
+@contextlib.contextmanager
+def running(engine: StepEngine) -> Iterator[Process]:
+    """A process of three threads; at the end all invariants have to hold."""
+    segment = Segment.create(Geometry(nr_cpus=3))
+    yield Process(engine, segment)
+    violations = check_segment(segment)
+    segment.close()
+    assert violations == []
 
 
 class Threads(Script):

@@ -145,6 +145,12 @@ def test_writers_of_a_workload_without_refuse():
     assert functions["writer_op"].file.endswith("no_writers.py")
 
 
+@pytest.mark.parametrize("protocol", ["spf", "vma-lock"])
+def test_latched_lookups(protocol):
+    sample = one_sample("mixed", protocol=protocol, writers=1, lookup="latch", seconds=0.1)
+    assert sample.operations > 0
+
+
 @pytest.mark.parametrize("seq_line", ["shared", "own"])
 def test_place_of_the_sequence(seq_line):
     assert one_sample("page_fault1", workers=2, seq_line=seq_line).operations > 0
