@@ -7,6 +7,7 @@ import ctypes
 import faulthandler
 import os
 import platform
+import re
 import resource
 import signal
 import time
@@ -202,6 +203,13 @@ class HostExecutor(Executor):
         channel.write(Channel.UNMAP, [*ranges[: 2 * MAX_UNMAP], 0])
         serve(channel.address + Channel.CPU, channel.address)
         raise AssertionError("serve returned")
+
+    def locked_bytes(self) -> int:
+        """Return how much memory the kernel counts as locked by this process."""
+        status = Path(f"/proc/{self.pid}/status").read_text(encoding="utf-8")
+        found = re.search(r"^VmLck:\s*(\d+) kB$", status, re.MULTILINE)
+        assert found is not None
+        return int(found[1]) << 10
 
     @staticmethod
     def _renounce() -> None:

@@ -54,6 +54,8 @@ POISON = 0x6B6B6B6B6B6B6B6B
 """What free frames hold before a program runs (include/linux/poison.h: POISON_FREE)."""
 THREADS = 2
 """mm_users: with one thread, faults would not be speculative and VMAs not freed through RCU."""
+WORN_SHARE = 4
+"""Part of RLIMIT_MEMLOCK that a process may have counted wrongly before it is replaced."""
 WITHOUT_MAPPINGS = ("bare",)
 """Protocols that let every access succeed."""
 _GUARD = int(Map.SHARED | Map.ANONYMOUS | Map.FIXED)
@@ -127,14 +129,9 @@ class Pair:
         with ExitStack() as stack:
             stack.callback(self.segment.close)
             stack.enter_context(self.host)
-            foreign, self.bases = self._arrange()
-            self.differences = known.differences(same_task_size=self._has_task_size())
-            self._mirror(foreign)
             stack.enter_context(self.emulated)
-            for channel in (self.host.channel, self.emulated.channel):
-                self._describe(channel, foreign)
-            # faults in what both sides use, so that it does not count
-            self.run([Operation(Kind.WRITE), Operation(Kind.READ)])
+            self._prepare()
+            self.differences = known.differences(same_task_size=self._has_task_size())
             self._stack = stack.pop_all()
         return self
 
@@ -146,6 +143,32 @@ class Pair:
     ) -> None:
         """End both processes."""
         self._stack.close()
+
+    def renew(self) -> None:
+        """Go on with another real process, and so with other addresses."""
+        self.host.kill()
+        self.host.start()
+        self._prepare()
+
+    @property
+    def is_worn(self) -> bool:
+        """Tell whether the real process has memory accounts that are not what they were at first.
+
+        Linux 6.18 counts the pages of a locked mapping once more when mremap moves it with
+        MREMAP_DONTUNMAP, and never takes that back; at some point the limit is reached.
+        """
+        limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+        return 0 <= limit < WORN_SHARE * self.host.locked_bytes()
+
+    def _prepare(self) -> None:
+        """Make the emulated machine like the real process, which has just started."""
+        foreign, self.bases = self._arrange()
+        self.segment.reset()
+        self._mirror(foreign)
+        for channel in (self.host.channel, self.emulated.channel):
+            self._describe(channel, foreign)
+        # faults in what both sides use, so that it does not count
+        self.run([Operation(Kind.WRITE), Operation(Kind.READ)])
 
     def counts(self) -> NDArray[np.int64]:
         """Return the events that the emulated CPU counted in the last run."""

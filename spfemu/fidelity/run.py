@@ -178,7 +178,10 @@ class _Session:
         self._count(batch)
         difference = first_difference(streams, self.pair.bases)
         self.result.seconds += time.monotonic() - started
-        if difference is not None:
+        if difference is None:
+            if self.pair.is_worn:
+                self.pair.renew()
+        else:
             progress("shrinking a difference", None)
             self.result.found = self._investigate(streams.operations[: difference.index + 1])
             if self.result.found is None:

@@ -119,10 +119,13 @@ def do_mlock(cpu: int, start: int, length: int, lock: int) -> int:
         return -Errno.EPERM
     end = mlock_range_end(start, length)
     start = start & PAGE_MASK
+    limit = load(mm + MM.rlimit_memlock)
+    if limit != RLIM_INFINITY and end - start < 0:
+        # more than any limit, which is looked at first
+        return -Errno.ENOMEM
     error = mlock_check(start, end)
     if error != 0 or start == end:
         return error
-    limit = load(mm + MM.rlimit_memlock)
     vm_area_reserve(cpu)
     if mmap_write_lock_killable(cpu, mm) != 0:
         return -Errno.EINTR

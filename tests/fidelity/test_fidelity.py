@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: MIT
 """The emulated kernel against the real one; and that a wrong one is found out."""
 
+import resource
+
 import pytest
 
 from spfemu.errors import UsageError
-from spfemu.fidelity import executor, known, program, run
+from spfemu.fidelity import executor, known, pair, program, run
 from spfemu.fidelity.compare import Difference
 from spfemu.fidelity.interpreter import Kind
 from spfemu.fidelity.pair import WITHOUT_MAPPINGS
 from spfemu.fidelity.program import Operation, Window
 from spfemu.measure.build import protocols
 from spfemu.mm import versions
-from spfemu.mm.flags import Madv, Map, Prot
+from spfemu.mm.flags import Madv, Map, Mremap, Prot
 
 SEED = 20210430
 ENOUGH = 30_000
@@ -141,6 +143,49 @@ def test_every_change_of_a_later_kernel_can_be_switched_and_is_noticed(version):
     assert found is not None
     assert found.difference.aspect == aspect
     assert run.replay(operations) is None
+
+
+LOCKED = int(Map.PRIVATE | Map.ANONYMOUS | Map.FIXED | Map.LOCKED)
+DONTUNMAP = int(Mremap.MAYMOVE | Mremap.DONTUNMAP)
+
+
+def test_a_real_process_that_counts_wrongly_is_replaced():
+    """What Linux 6.18 leaves behind of a locked mapping must not decide what later programs do."""
+    move = Operation(Kind.MREMAP, Window.ARENA, 0, PAGE, flags=DONTUNMAP, new_length=PAGE)
+    with pair.Pair() as both:
+        before = both.host.pid
+        both.run([mmap(0, 1, RW, LOCKED), move])
+        leaks = both.host.locked_bytes() > 0
+        if known.host_version() == 0x612:
+            assert leaks
+        both.renew()
+        assert both.host.pid != before
+        assert both.host.locked_bytes() == 0
+        assert both.run([mmap(0, 1, RW), write(0)]).equal
+
+
+def test_a_process_is_worn_before_it_meets_the_limit(monkeypatch):
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    if limit == resource.RLIM_INFINITY:
+        pytest.skip("there is no limit")
+    with pair.Pair() as both:
+        assert not both.is_worn
+        monkeypatch.setattr(both.host, "locked_bytes", lambda: limit // 2)
+        assert both.is_worn
+        pids = []
+        run_programs = both.run
+        monkeypatch.setattr(
+            both, "run", lambda *given: (pids.append(both.host.pid), run_programs(*given))[1]
+        )
+        run._Session(both, SEED, "spf").run(2 * run.BATCH_OPERATIONS, None, lambda *_: None)
+    assert len(set(pids)) > 1
+
+
+@pytest.mark.parametrize("lock", [Kind.MLOCK, Kind.MUNLOCK])
+@pytest.mark.parametrize("length", [-PAGE, -2 * PAGE, -1, 1 << 63, (1 << 63) - PAGE])
+def test_lengths_of_locks_that_reach_round_the_address_space(lock, length):
+    found = run.replay([mmap(0, 2, RW), Operation(lock, Window.ARENA, PAGE, length)])
+    assert found is None, found.listing
 
 
 def test_changes_are_all_tried():
