@@ -180,9 +180,9 @@ class VMA(Struct, pad_to_line=True):
     vm_page_prot = word("pte bits of a page mapped here", lock="mmap_lock")
     vm_flags = word("VM_* bits", lock="mmap_lock")
     anon_vma = word("ANON_VMA or 0", lock="page_table_lock and mmap_lock for reading")
-    vm_ops = word("0: anonymous", lock="mmap_lock")
+    vm_ops = word("0: anonymous, else the FileOps of its file", lock="mmap_lock")
     vm_pgoff = word("page offset; address in pages for anonymous memory", lock="mmap_lock")
-    vm_file = word("0: no file", lock="mmap_lock")
+    vm_file = word("the FILE that it maps, or 0", lock="mmap_lock")
     slab_state = word("0 free, 1 in use, 2 waiting for a grace period", lock="owner")
     generation = word("counted up each time the slab slot is handed out", lock="owner")
     vm_lock_seq = word("mm_lock_seq of the last writer that locked it", lock="mmap_lock")
@@ -197,12 +197,35 @@ class VMA(Struct, pad_to_line=True):
     fault_count = word("faults inside, for protocol spf-counted", lock="atomic")
 
     avc = embed(ANON_VMA_CHAIN, "its first chain, which leads to `anon_vma`", line=True)
+    shared_next = word("next VMA of the list i_mmap of its file, or 0", lock="i_mmap_rwsem")
+    shared_prev = word("previous VMA of that list, or 0", lock="i_mmap_rwsem")
 
     # In the order of the first copy's; a build without CONFIG_VMA_LATCH never touches the line.
     latch_left = word("rb_left in the second copy of the tree", lock="mmap_lock", line=True)
     latch_right = word("rb_right there", lock="mmap_lock")
     latch_parent = word("rb_parent there", lock="mmap_lock")
     latch_color = word("rb_color there", lock="mmap_lock")
+
+
+class FILE(Struct, pad_to_line=True):
+    """struct file: an open file; references are those of descriptors and of VMAs."""
+
+    f_count = word("references; 0: free", lock="atomic")
+    f_mode = word("Fmode: opened for reading, for writing")
+    f_mapping = word("the ADDRESS_SPACE of the file")
+    descriptors = word("references among f_count that programs hold", lock="atomic")
+    next_free = word("next free slot", lock="files_lock")
+
+
+class ADDRESS_SPACE(Struct, pad_to_line=True):
+    """address_space and its inode: a file, however often it is open, and who maps it."""
+
+    i_count = word("FILEs that are open on it; 0: free", lock="atomic")
+    i_fop = word("FileOps: what kind of file it is")
+    i_size = word("length of the file [bytes]", lock="i_rwsem")
+    next_free = word("next free slot", lock="files_lock")
+    i_mmap_rwsem = embed(RWSEM, "lock of i_mmap and of the ranges of the VMAs on it", line=True)
+    i_mmap = word("first VMA that maps the file, or 0", lock="i_mmap_rwsem")
 
 
 class VMF(Struct):
@@ -411,6 +434,9 @@ class SYSTEM(Struct, pad_to_line=True):
     nr_anon_vmas = word("its slots")
     avcs = word("address of the ANON_VMA_CHAIN slab")
     nr_avcs = word("its slots")
+    files = word("address of the FILE slab")
+    mappings = word("address of the ADDRESS_SPACE slab")
+    nr_files = word("slots of either")
     vmemmap = word("address of the PAGE of frame 0")
     frames = word("address of frame 0")
     zero_pfn = word("address of the zero page")
@@ -434,6 +460,9 @@ class SYSTEM(Struct, pad_to_line=True):
     anon_vma_free = word("list of free slots", lock="anon_vma_lock")
     avc_lock = word("spinlock over free ANON_VMA_CHAIN slots", lock="atomic", line=True)
     avc_free = word("list of free slots, linked by same_vma", lock="avc_lock")
+    files_lock = word("spinlock over free FILE and ADDRESS_SPACE slots", lock="atomic", line=True)
+    file_free = word("list of free FILE slots", lock="files_lock")
+    mapping_free = word("list of free ADDRESS_SPACE slots", lock="files_lock")
     mm_slots_lock = word("spinlock over free mms", lock="atomic", line=True)
     mm_free = word("list of free mms", lock="mm_slots_lock")
 

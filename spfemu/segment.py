@@ -23,9 +23,11 @@ from numpy.typing import NDArray
 
 from spfemu.errors import ResourceError, UsageError
 from spfemu.layout import (
+    ADDRESS_SPACE,
     ANON_VMA,
     ANON_VMA_CHAIN,
     CPU,
+    FILE,
     HISTOGRAM,
     MAGIC,
     MM,
@@ -77,6 +79,7 @@ class Geometry:
 
     `nr_mms` are in use from the beginning; fork and exec take theirs from `nr_spare_mms`.
     `nr_avcs` are chains between VMAs and the anon_vmas of their ancestors, so only fork uses them.
+    `nr_files` counts open files; a mapping of shared anonymous memory takes one.
     """
 
     nr_cpus: int = 1
@@ -86,6 +89,7 @@ class Geometry:
     nr_anon_vmas: int = 128
     nr_spare_mms: int = 0
     nr_avcs: int = 256
+    nr_files: int = 64
 
     def __post_init__(self) -> None:
         if not 1 <= self.nr_cpus <= NR_CPUS_MAX:
@@ -107,6 +111,8 @@ class Geometry:
             ("histograms", HISTOGRAM.SIZE * self.nr_cpus * 2, 128),
             ("anon_vmas", ANON_VMA.SIZE * self.nr_anon_vmas, 128),
             ("avcs", ANON_VMA_CHAIN.SIZE * self.nr_avcs, 128),
+            ("files", FILE.SIZE * self.nr_files, 128),
+            ("mappings", ADDRESS_SPACE.SIZE * self.nr_files, 128),
             ("vmas", VMA.SIZE * self.nr_vmas, 128),
             ("vmemmap", PAGE.SIZE * self.nr_frames, 128),
             ("frames", PAGE_SIZE * self.nr_frames, PAGE_SIZE),
@@ -126,9 +132,9 @@ class Geometry:
 class Segment:
     """One mapped segment with NumPy views of its structs.
 
-    `system`, `cpus`, `mms`, `histograms`, `anon_vmas`, `avcs`, `vmas`, `pages` are structured
-    arrays, `words` is all of it as int64; all are live views.  The mapping goes with the last
-    view.
+    `system`, `cpus`, `mms`, `histograms`, `anon_vmas`, `avcs`, `files`, `mappings`, `vmas`, `pages`
+    are structured arrays, `words` is all of it as int64; all are live views.  The mapping goes with
+    the last view.
     """
 
     def __init__(self, fd: int, base: int, geometry: Geometry) -> None:
@@ -147,6 +153,8 @@ class Segment:
         self.histograms = self._view("histograms", HISTOGRAM, 2 * geometry.nr_cpus)
         self.anon_vmas = self._view("anon_vmas", ANON_VMA, geometry.nr_anon_vmas)
         self.avcs = self._view("avcs", ANON_VMA_CHAIN, geometry.nr_avcs)
+        self.files = self._view("files", FILE, geometry.nr_files)
+        self.mappings = self._view("mappings", ADDRESS_SPACE, geometry.nr_files)
         self.vmas = self._view("vmas", VMA, geometry.nr_vmas)
         self.pages = self._view("vmemmap", PAGE, geometry.nr_frames)
 
@@ -241,7 +249,9 @@ class Segment:
         system["base"], system["size"] = self.base, self.size
         for size in fields(Geometry):
             system[size.name] = getattr(g, size.name)
-        for name in ("cpus", "mms", "vmas", "anon_vmas", "avcs", "vmemmap", "frames", "histograms"):
+        for name in ("cpus", "mms", "vmas", "anon_vmas", "avcs", "files", "mappings"):
+            system[name] = self.address[name]
+        for name in ("vmemmap", "frames", "histograms"):
             system[name] = self.address[name]
         system["zero_pfn"] = self.address["frames"]
         system["scratch"], system["nr_scratch"] = self.address["scratch"], NR_SCRATCH
@@ -257,6 +267,11 @@ class Segment:
         if g.nr_avcs:
             _chain(self.avcs, "same_vma", self.address["avcs"], ANON_VMA_CHAIN.SIZE)
             system["avc_free"] = self.address["avcs"]
+        if g.nr_files:
+            _chain(self.files, "next_free", self.address["files"], FILE.SIZE)
+            _chain(self.mappings, "next_free", self.address["mappings"], ADDRESS_SPACE.SIZE)
+            system["file_free"] = self.address["files"]
+            system["mapping_free"] = self.address["mappings"]
 
     def _reset_cpus(self, seed: int) -> None:
         g, cpus = self.geometry, self.cpus

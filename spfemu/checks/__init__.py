@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from spfemu.checks.anon_vmas import check_anon_vmas
 from spfemu.checks.cpus import check_counters, check_cpus, check_rcu_queues, check_tlbs
+from spfemu.checks.files import check_files
 from spfemu.checks.frames import check_frames
 from spfemu.checks.latch import check_latch
 from spfemu.checks.locks import check_locks, check_vma_locks
@@ -42,6 +43,7 @@ def check_segment(segment: Segment) -> list[str]:
         check_entries(state, mm)
     check_vma_slab(state)
     check_vma_locks(state)
+    check_files(state)
     check_anon_vmas(state)
     check_frames(state)
     check_tlbs(state)

@@ -7,10 +7,10 @@ import numpy as np
 
 from spfemu.checks.findings import Words
 from spfemu.checks.state import State
-from spfemu.layout import MM, RWSEM, VMA
+from spfemu.layout import ADDRESS_SPACE, MM, RWSEM, VMA
 from spfemu.mm.rwsem import RWSEM_READER_OWNED
 
-GLOBAL_LOCKS = ("zone_lock", "vma_lock", "anon_vma_lock", "avc_lock", "mm_slots_lock")
+GLOBAL_LOCKS = ("zone_lock", "vma_lock", "anon_vma_lock", "avc_lock", "mm_slots_lock", "files_lock")
 
 
 def check_locks(state: State) -> None:
@@ -28,6 +28,9 @@ def check_locks(state: State) -> None:
     for i in map(int, np.flatnonzero(segment.anon_vmas["lock"])):
         name = f"the lock of {state.anon_vma_slots.describe(i)}"
         _check_spinlock(state, name, int(segment.anon_vmas["lock"][i]))
+    for i in range(state.mapping_slots.count):
+        at = state.mapping_slots.address(i)
+        _check_rwsem(state, f"i_mmap_rwsem of file {i}", at + ADDRESS_SPACE.i_mmap_rwsem)
     for mm in state.mms:
         _check_spinlock(
             state, f"page_table_lock of mm {mm}", int(segment.mms["page_table_lock"][mm])

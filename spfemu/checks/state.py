@@ -8,7 +8,17 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from spfemu.checks.findings import Findings, Owners, Slots, Words
-from spfemu.layout import ANON_VMA, ANON_VMA_CHAIN, CPU, MM, PAGE, PAGE_SIZE, VMA
+from spfemu.layout import (
+    ADDRESS_SPACE,
+    ANON_VMA,
+    ANON_VMA_CHAIN,
+    CPU,
+    FILE,
+    MM,
+    PAGE,
+    PAGE_SIZE,
+    VMA,
+)
 from spfemu.mm.flags import Vm
 from spfemu.segment import Segment
 
@@ -56,6 +66,8 @@ class State:
         self.vma_slots = Slots("VMA slot", at["vmas"], VMA.SIZE, g.nr_vmas)
         self.anon_vma_slots = Slots("anon_vma", at["anon_vmas"], ANON_VMA.SIZE, g.nr_anon_vmas)
         self.avc_slots = Slots("anon_vma_chain", at["avcs"], ANON_VMA_CHAIN.SIZE, g.nr_avcs)
+        self.file_slots = Slots("open file", at["files"], FILE.SIZE, g.nr_files)
+        self.mapping_slots = Slots("file", at["mappings"], ADDRESS_SPACE.SIZE, g.nr_files)
         self.page_slots = Slots("struct page", at["vmemmap"], PAGE.SIZE, g.nr_frames)
         self.frame_slots = Slots("frame", at["frames"], PAGE_SIZE, g.nr_frames)
         self.frame_owners = Owners(self.findings, self.frame_slots)

@@ -11,10 +11,11 @@ from spfemu.checks.findings import ASTRAY, END, Words, walk
 from spfemu.checks.state import State
 from spfemu.layout import PAGE_MASK, PAGE_SHIFT
 from spfemu.mm.flags import Vm
+from spfemu.mm.map_type import MAX_LFS_SIZE
 from spfemu.mm.rbtree import RbColor
 from spfemu.mm.vma import SlabState, vm_get_page_prot
 
-KNOWN_FLAGS = sum(Vm) & ~int(Vm.SHARED | Vm.MAYSHARE | Vm.UFFD_MISSING | Vm.UFFD_WP)
+KNOWN_FLAGS = sum(Vm) & ~int(Vm.UFFD_MISSING | Vm.UFFD_WP)
 
 
 @dataclass
@@ -192,13 +193,12 @@ def _check_vma(state: State, mm: int, index: int) -> None:
         add(f"mm {mm}: {name} has vm_mm {int(vma['vm_mm']):#x}")
     if flags & ~KNOWN_FLAGS:
         add(f"mm {mm}: {name} has unknown vm_flags {flags:#x}")
-    if int(vma["vm_page_prot"]) != vm_get_page_prot(flags):
+    if int(vma["vm_page_prot"]) != vm_get_page_prot(flags, int(vma["vm_ops"])):
         add(f"mm {mm}: {name} has vm_page_prot {int(vma['vm_page_prot']):#x}")
     # mremap takes the offset along; pages are checked against it where they are mapped
-    if not 0 <= int(vma["vm_pgoff"]) <= int(limits["task_size"]) >> PAGE_SHIFT:
+    last = MAX_LFS_SIZE if vma["vm_file"] else int(limits["task_size"])
+    if not 0 <= int(vma["vm_pgoff"]) <= last >> PAGE_SHIFT:
         add(f"mm {mm}: {name} has vm_pgoff {int(vma['vm_pgoff']):#x}")
-    if vma["vm_ops"] or vma["vm_file"]:
-        add(f"mm {mm}: {name} is not anonymous")
     if int(vma["slab_state"]) != SlabState.IN_USE:
         add(f"mm {mm}: {name} has slab_state {int(vma['slab_state'])}")
     if state.anon_vma_slots.index(int(vma["anon_vma"])) == ASTRAY:

@@ -19,13 +19,13 @@ from spfemu.primitives import copy_page, load, read_once, store
 def map_foreign(cpu: int, start: int, end: int, vm_flags: int) -> int:
     """Occupy a range as the host's process does, before any program runs; 0 or a negative errno.
 
-    `vm_flags` has VM_SHARED, so that no mapping of a program is merged with it.
+    `vm_flags` has VM_DONTEXPAND, so that no mapping of a program is merged with it.
     """
     mm = load(cpu + CPU.mm)
     overlaps, prev = find_vma_links(mm, start, end)
     if overlaps:
         return -Errno.EEXIST
-    return vma_map(cpu, mm, prev, start, end, vm_flags)
+    return vma_map(cpu, mm, prev, start, end, vm_flags, 0, start >> PAGE_SHIFT)
 
 
 @kernel

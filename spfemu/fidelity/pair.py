@@ -291,7 +291,7 @@ class Pair:
         cpu = segment.cpu(0)
         self.engine.call("cpu_idle_exit", cpu)
         for mapping in foreign:
-            flags = int(Vm.SHARED | Vm.READ if mapping.accessible else Vm.SHARED)
+            flags = int(Vm.DONTEXPAND | Vm.READ if mapping.accessible else Vm.DONTEXPAND)
             if self.engine.call("map_foreign", cpu, mapping.start, mapping.end, flags) != 0:
                 raise ResourceError(f"no room for a mapping at {mapping.start:#x}")
         # frames behind the zero page and the top-level table are not in use yet

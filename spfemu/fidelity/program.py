@@ -18,7 +18,7 @@ from spfemu.fidelity.channel import MAX_OPERATIONS
 from spfemu.fidelity.interpreter import Kind
 from spfemu.layout import PAGE_SIZE, WORD
 from spfemu.mm.flags import TASK_SIZE, Madv, Map, Mremap, Prot
-from spfemu.mm.mmap import MAP_TYPE
+from spfemu.mm.map_type import MAP_TYPE
 
 FORMAT = "spfemu-program-1"
 _WRAP = 1 << 64

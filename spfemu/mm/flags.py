@@ -122,6 +122,21 @@ VM_UFFD_FLAGS = int(Vm.UFFD_MISSING | Vm.UFFD_WP)
 """Bits of a VMA that go with its userfaultfd context (__VM_UFFD_FLAGS)."""
 
 
+class Fmode(IntFlag):
+    """FILE.f_mode: what a file has been opened for (include/linux/fs.h)."""
+
+    READ = 1
+    WRITE = 2
+
+
+class FileOps(IntEnum):
+    """ADDRESS_SPACE.i_fop and VMA.vm_ops: what kind of file it is."""
+
+    NO_MMAP = 0
+    GENERIC = 1
+    SHMEM = 2
+
+
 class Errno(IntEnum):
     """Error numbers that calls return negated."""
 
@@ -138,6 +153,8 @@ class Errno(IntEnum):
     EEXIST = 17
     ENODEV = 19
     EINVAL = 22
+    ENFILE = 23
+    EFBIG = 27
     ENOSPC = 28
     ENOSYS = 38
     EOVERFLOW = 75

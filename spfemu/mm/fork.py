@@ -13,6 +13,7 @@ from spfemu.layout import CPU, MM, PAGE, PAGE_SHIFT, RCU_QUEUE, SYSTEM, VMA, WOR
 from spfemu.mm.bug import Bug, vm_bug_on
 from spfemu.mm.context import switch_mm
 from spfemu.mm.flags import PTE_ADDR_MASK, PUD_SIZE, VM_UFFD_FLAGS, Errno, PageKind, Pte, Vm
+from spfemu.mm.i_mmap import vma_link_file
 from spfemu.mm.limits import VM_LOCKED_MASK, vm_stat_account
 from spfemu.mm.memory import sync_mm_rss
 from spfemu.mm.mmap import remove_vma_list
@@ -280,6 +281,7 @@ def dup_vma(cpu: int, mm: int, mpnt: int, prev: int) -> int:
     vma_start_write(cpu, vma)
     vma_mark_attached(cpu, vma)
     vma_link(mm, vma, prev)
+    vma_link_file(cpu, vma, mpnt)
     vm_stat_account(mm, vm_flags, vma_pages(vma))
     return vma
 

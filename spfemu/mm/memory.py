@@ -45,7 +45,8 @@ from spfemu.primitives import (
     store,
 )
 
-if TYPE_CHECKING:  # defined by the protocol
+if TYPE_CHECKING:  # circular, or defined by the protocol
+    from spfemu.mm.file_fault import do_fault
     from spfemu.protocols.classic import pte_map_lock, pte_spinlock
 
 RSS_SYNC = 64
@@ -93,6 +94,8 @@ def handle_mm_fault(cpu: int, mm: int, vma: int, address: int, flags: int) -> in
 def handle_pte_fault(cpu: int, vmf: int) -> int:
     """Dispatch on the pte that the walk read; returns VM_FAULT_* bits."""
     if load(vmf + VMF.pte) == 0:
+        if load(load(vmf + VMF.vma) + VMA.vm_ops) != 0:
+            return do_fault(cpu, vmf)
         return do_anonymous_page(cpu, vmf)
     if load(vmf + VMF.flags) & SPECULATIVE:
         count_vm_event(cpu, Event.SPF_ATTEMPT_PTE)

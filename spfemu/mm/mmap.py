@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Mapping and unmapping of anonymous memory, the heap, and the search for free addresses.
+"""Mapping and unmapping, the heap, and the search for free addresses.
 
 Answers to mm/mmap.c and arch/x86/kernel/sys_x86_64.c (Linux 5.12).  Everything here needs the
 mmap lock for writing; `do_munmap` may give it back as a read lock.
@@ -8,10 +8,13 @@ mmap lock for writing; `do_munmap` may give it back as a read lock.
 from enum import IntEnum
 
 from spfemu.kernel import kernel, slowpath
-from spfemu.layout import MM, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, VMA
+from spfemu.layout import ADDRESS_SPACE, MM, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, VMA
 from spfemu.mm.config import CONFIG_LINUX_VERSION
+from spfemu.mm.file_table import shmem_file_setup
 from spfemu.mm.flags import DEFAULT_MAP_COUNT, PMD_SIZE, STACK_GUARD_GAP, Errno, Map, Prot, Vm
+from spfemu.mm.i_mmap import vma_link_file, vma_mapping
 from spfemu.mm.limits import can_do_mlock, may_expand_vm, mlock_error, vm_stat_account
+from spfemu.mm.map_type import anon_map_flags, file_map_flags
 from spfemu.mm.mmap_lock import mmap_write_downgrade
 from spfemu.mm.rbtree import rb_subtree_gap, vma_compute_gap
 from spfemu.mm.rmap import unlink_anon_vmas
@@ -32,6 +35,7 @@ from spfemu.mm.vma import (
     vma_link,
     vma_merge,
     vma_pages,
+    vma_set_file,
 )
 from spfemu.mm.vma_write import (
     vma_mark_attached,
@@ -42,8 +46,6 @@ from spfemu.mm.vma_write import (
 from spfemu.mm.zap import unmap_region
 from spfemu.primitives import load, store
 
-MAP_TYPE = 0x0F
-"""The bits of mmap's flags that say shared or private."""
 VM_DATA_FLAGS = int(Vm.READ | Vm.WRITE | Vm.ACCOUNT) | VM_MAY_FLAGS
 """vm_flags of the heap."""
 
@@ -233,13 +235,19 @@ def thp_get_unmapped_area(cpu: int, mm: int, addr: int, length: int) -> int:
 
 
 @kernel
-def get_unmapped_area(cpu: int, mm: int, addr: int, length: int, flags: int) -> int:
-    """Return the address for a mapping of `length` bytes, whole pages, or a negative errno."""
+def get_unmapped_area(cpu: int, mm: int, addr: int, length: int, flags: int, file: int) -> int:
+    """Return the address for a mapping of `length` bytes, whole pages, or a negative errno.
+
+    Only private anonymous memory is aligned to huge pages; shared memory has none by default.
+    """
     task_size = load(mm + MM.task_size)
     if length > task_size:
         return -Errno.ENOMEM
     if (flags & Map.FIXED) == 0:
-        addr = thp_get_unmapped_area(cpu, mm, addr, length)
+        if file == 0 and (flags & Map.SHARED) == 0:
+            addr = thp_get_unmapped_area(cpu, mm, addr, length)
+        else:
+            addr = arch_get_unmapped_area_topdown(cpu, mm, addr, length)
         if addr < 0:
             return addr
     if addr < 0 or addr > task_size - length:
@@ -255,8 +263,13 @@ def get_unmapped_area(cpu: int, mm: int, addr: int, length: int, flags: int) -> 
 
 
 @kernel
-def do_mmap(cpu: int, mm: int, addr: int, length: int, prot: int, flags: int) -> int:
-    """Map `length` bytes of anonymous private memory; returns the address or a negative errno."""
+def do_mmap(
+    cpu: int, mm: int, addr: int, length: int, prot: int, flags: int, file: int, pgoff: int
+) -> int:
+    """Map `length` bytes of `file` from page `pgoff` on, or (0) of anonymous memory.
+
+    Returns the address or a negative errno.
+    """
     if length == 0:
         return -Errno.EINVAL
     if flags & Map.FIXED_NOREPLACE:
@@ -269,7 +282,7 @@ def do_mmap(cpu: int, mm: int, addr: int, length: int, prot: int, flags: int) ->
     length = page_align(length)
     if load(mm + MM.map_count) > DEFAULT_MAP_COUNT:
         return -Errno.ENOMEM
-    addr = get_unmapped_area(cpu, mm, addr, length, flags)
+    addr = get_unmapped_area(cpu, mm, addr, length, flags, file)
     if addr < 0:
         return addr
     if flags & Map.FIXED_NOREPLACE:
@@ -283,12 +296,17 @@ def do_mmap(cpu: int, mm: int, addr: int, length: int, prot: int, flags: int) ->
     error = mlock_error(mm, vm_flags, length >> PAGE_SHIFT)
     if error != 0:
         return error
-    if (flags & MAP_TYPE) != Map.PRIVATE:
-        return -Errno.EINVAL
-    if (vm_flags & (Vm.WRITE | Vm.NORESERVE)) == Vm.WRITE:
+    if file != 0:
+        error, vm_flags = file_map_flags(file, pgoff, length, prot, flags, vm_flags)
+    else:
+        error, vm_flags = anon_map_flags(flags, vm_flags)
+        pgoff = 0 if vm_flags & Vm.SHARED else addr >> PAGE_SHIFT
+    if error != 0:
+        return error
+    if (vm_flags & (Vm.WRITE | Vm.NORESERVE | Vm.SHARED)) == Vm.WRITE:
         # counts against the commit limit; here it only decides what can be merged
         vm_flags = vm_flags | Vm.ACCOUNT
-    return mmap_region(cpu, mm, addr, length, vm_flags)
+    return mmap_region(cpu, mm, addr, length, vm_flags, file, pgoff)
 
 
 @kernel
@@ -315,7 +333,9 @@ def count_vma_pages_range(cpu: int, mm: int, addr: int, end: int) -> int:
 
 
 @kernel
-def mmap_region(cpu: int, mm: int, addr: int, length: int, vm_flags: int) -> int:
+def mmap_region(
+    cpu: int, mm: int, addr: int, length: int, vm_flags: int, file: int, pgoff: int
+) -> int:
     """Map [addr, addr + length), unmapping what is there; returns `addr` or a negative errno.
 
     The lock stays a write lock: between unmapping and mapping nobody may look.
@@ -331,29 +351,58 @@ def mmap_region(cpu: int, mm: int, addr: int, length: int, vm_flags: int) -> int
         if error < 0:
             return error
         overlaps, prev = find_vma_links(mm, addr, addr + length)
-    error = vma_map(cpu, mm, prev, addr, addr + length, vm_flags)
+    error = vma_map(cpu, mm, prev, addr, addr + length, vm_flags, file, pgoff)
     return error if error < 0 else addr
 
 
 @kernel
-def vma_map(cpu: int, mm: int, prev: int, addr: int, end: int, vm_flags: int) -> int:
+def vma_map(
+    cpu: int, mm: int, prev: int, addr: int, end: int, vm_flags: int, file: int, pgoff: int
+) -> int:
     """Merge the free range [addr, end) into a neighbour or make it a VMA; 0 or -ENOMEM."""
-    pgoff = addr >> PAGE_SHIFT
-    if vma_merge(cpu, mm, prev, addr, end, vm_flags, 0, 0, pgoff, 0) == 0:
-        vma = vm_area_alloc(cpu, mm)
-        if vma == 0:
+    error = 0
+    if vma_merge(cpu, mm, prev, addr, end, vm_flags, 0, file, pgoff, 0) == 0:
+        error = vma_map_new(cpu, mm, prev, addr, end, vm_flags, file, pgoff)
+    if error == 0:
+        vm_stat_account(mm, vm_flags, (end - addr) >> PAGE_SHIFT)
+    return error
+
+
+@kernel
+def vma_map_new(
+    cpu: int, mm: int, prev: int, addr: int, end: int, vm_flags: int, file: int, pgoff: int
+) -> int:
+    """Make the free range [addr, end) a VMA; 0 or -ENOMEM."""
+    vma = vm_area_alloc(cpu, mm)
+    if vma == 0:
+        return -Errno.ENOMEM
+    store(vma + VMA.vm_start, addr)
+    store(vma + VMA.vm_end, end)
+    store(vma + VMA.vm_flags, vm_flags)
+    store(vma + VMA.vm_pgoff, pgoff)
+    vma_set_file(vma, file)
+    if file == 0 and vm_flags & Vm.SHARED:
+        file = shmem_zero_setup(cpu, vma)
+        if file == 0:
+            vm_area_free(cpu, vma)
             return -Errno.ENOMEM
-        store(vma + VMA.vm_start, addr)
-        store(vma + VMA.vm_end, end)
-        store(vma + VMA.vm_flags, vm_flags)
-        store(vma + VMA.vm_page_prot, vm_get_page_prot(vm_flags))
-        store(vma + VMA.vm_pgoff, pgoff)
-        # it may change again after it can be found (6.4.1, vma_link)
-        vma_start_write(cpu, vma)
-        vma_mark_attached(cpu, vma)
-        vma_link(mm, vma, prev)
-    vm_stat_account(mm, vm_flags, (end - addr) >> PAGE_SHIFT)
+    if file != 0:
+        store(vma + VMA.vm_ops, load(vma_mapping(vma) + ADDRESS_SPACE.i_fop))
+    store(vma + VMA.vm_page_prot, vm_get_page_prot(vm_flags, load(vma + VMA.vm_ops)))
+    # it may change again after it can be found (6.4.1, vma_link)
+    vma_start_write(cpu, vma)
+    vma_mark_attached(cpu, vma)
+    vma_link(mm, vma, prev)
+    vma_link_file(cpu, vma, 0)
     return 0
+
+
+@kernel
+def shmem_zero_setup(cpu: int, vma: int) -> int:
+    """Give a shared anonymous VMA a file of its own; returns it, or 0 (mm/shmem.c)."""
+    file = shmem_file_setup(cpu, load(vma + VMA.vm_end) - load(vma + VMA.vm_start))
+    store(vma + VMA.vm_file, file)
+    return file
 
 
 # Unmapping.
@@ -445,7 +494,7 @@ def do_brk_grow(cpu: int, mm: int, old_end: int, new_end: int) -> int:
     error = mlock_error(mm, vm_flags, pages)
     if error != 0:
         return error
-    return vma_map(cpu, mm, prev, old_end, new_end, vm_flags)
+    return vma_map(cpu, mm, prev, old_end, new_end, vm_flags, 0, old_end >> PAGE_SHIFT)
 
 
 @kernel

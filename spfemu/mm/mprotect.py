@@ -44,7 +44,8 @@ def mprotect_fixup(
         vm_flags = vm_flags | Vm.ACCOUNT
     elif CONFIG_LINUX_VERSION >= MPROTECT_DROPS_ACCOUNT:
         # once there may be pages, what was writable stays charged
-        if (vm_flags & Vm.WRITE) == 0 and old_flags & Vm.ACCOUNT and load(vma + VMA.anon_vma) == 0:
+        untouched = load(vma + VMA.vm_ops) == 0 and load(vma + VMA.anon_vma) == 0
+        if (vm_flags & Vm.WRITE) == 0 and old_flags & Vm.ACCOUNT and untouched:
             vm_flags = vm_flags & ~Vm.ACCOUNT
     error, vma = vma_modify_flags(cpu, mm, prev, vma, start, end, vm_flags)
     if error != 0:
@@ -54,7 +55,7 @@ def mprotect_fixup(
     vma_start_write(cpu, vma)
     vm_write_begin(vma)
     write_once(vma + VMA.vm_flags, vm_flags)
-    write_once(vma + VMA.vm_page_prot, vm_get_page_prot(vm_flags))
+    write_once(vma + VMA.vm_page_prot, vm_get_page_prot(vm_flags, load(vma + VMA.vm_ops)))
     change_protection(cpu, vma, start, end)
     vm_write_end(vma)
     if vm_flags & Vm.WRITE and (old_flags & (Vm.WRITE | Vm.SHARED | Vm.LOCKED)) == Vm.LOCKED:

@@ -24,6 +24,7 @@ from spfemu.mm.flags import (
     Pte,
     Vm,
 )
+from spfemu.mm.i_mmap import vma_i_mmap_lock, vma_i_mmap_unlock, vma_link_file
 from spfemu.mm.limits import VM_LOCKED_MASK, may_expand_vm, mlock_error, vm_stat_account
 from spfemu.mm.mmap import do_munmap, get_unmapped_area, page_align
 from spfemu.mm.mmap_lock import mmap_read_lock, mmap_read_unlock, mmap_write_lock_killable
@@ -184,7 +185,8 @@ def mremap_at(cpu: int, mm: int, addr: int, old_len: int, new_len: int, flags: i
         return expand_vma_in_place(cpu, mm, vma, addr, new_len - old_len)
     if (flags & Mremap.MAYMOVE) == 0:
         return -Errno.ENOMEM
-    new_addr = get_unmapped_area(cpu, mm, 0, new_len, 0)
+    file = load(vma + VMA.vm_file)
+    new_addr = get_unmapped_area(cpu, mm, 0, new_len, 0, file)
     if new_addr < 0:
         return new_addr
     return move_vma(cpu, mm, vma, addr, old_len, new_len, new_addr, flags)
@@ -287,7 +289,8 @@ def mremap_to(
         if may_expand_vm(mm, load(vma + VMA.vm_flags), old_len >> PAGE_SHIFT) == 0:
             return -Errno.ENOMEM
     map_flags = Map.FIXED if flags & Mremap.FIXED else 0
-    new_addr = get_unmapped_area(cpu, mm, new_addr, new_len, map_flags)
+    file = load(vma + VMA.vm_file)
+    new_addr = get_unmapped_area(cpu, mm, new_addr, new_len, map_flags, file)
     if new_addr < 0:
         return new_addr
     return move_vma(cpu, mm, vma, addr, old_len, new_len, new_addr, flags)
@@ -404,6 +407,7 @@ def copy_vma(cpu: int, mm: int, vma: int, addr: int, new_addr: int, length: int)
     vma_start_write(cpu, new)
     vma_mark_attached(cpu, new)
     vma_link(mm, new, prev)
+    vma_link_file(cpu, new, 0)
     return new
 
 
@@ -412,12 +416,13 @@ def move_page_tables(cpu: int, vma: int, old_addr: int, new_addr: int, length: i
     """Move the entries of [old_addr, old_addr + length), part of `vma`, to `new_addr`.
 
     Returns how many bytes were done: less than `length` if a page table could not be had.  Needs
-    the mmap lock for writing.  With the anon_vma locked, a walk over its VMAs finds each page at
-    one of its places.
+    the mmap lock for writing.  With anon_vma and i_mmap locked, a walk over their VMAs finds each
+    page at one of its places.
     """
     mm = load(vma + VMA.vm_mm)
     anon_vma = load(vma + VMA.anon_vma)
     done = 0
+    vma_i_mmap_lock(cpu, vma)
     if anon_vma != 0:
         anon_vma_lock(cpu, anon_vma)
     while done < length:
@@ -443,6 +448,7 @@ def move_page_tables(cpu: int, vma: int, old_addr: int, new_addr: int, length: i
         done += extent
     if anon_vma != 0:
         anon_vma_unlock(anon_vma)
+    vma_i_mmap_unlock(cpu, vma)
     return done
 
 

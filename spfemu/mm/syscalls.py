@@ -8,7 +8,7 @@ for the mmap lock was ended by a fatal signal.
 from spfemu.events import Event
 from spfemu.kernel import kernel
 from spfemu.layout import CPU, MM
-from spfemu.mm.flags import PAGE_MASK, Errno, Madv, Map, Vm
+from spfemu.mm.flags import PAGE_MASK, PAGE_SHIFT, Errno, Madv, Map, Vm
 from spfemu.mm.madvise import (
     do_madvise,
     madvise_check,
@@ -40,18 +40,35 @@ def syscall_result(cpu: int, result: int) -> int:
 
 @kernel
 def sys_mmap(cpu: int, addr: int, length: int, prot: int, flags: int) -> int:
-    """Map anonymous private memory; returns its address.
+    """Map anonymous memory; returns its address, or -EBADF without MAP_ANONYMOUS."""
+    return ksys_mmap(cpu, addr, length, prot, flags, 0, 0)
 
-    Without MAP_ANONYMOUS: -EBADF, there are no files.
-    """
+
+@kernel
+def sys_mmap_file(
+    cpu: int, addr: int, length: int, prot: int, flags: int, file: int, offset: int
+) -> int:
+    """Map `file` (0: no descriptor) from `offset` on [bytes]; returns the address."""
+    if offset & ~PAGE_MASK:
+        count_vm_event(cpu, Event.CALL_MMAP)
+        return syscall_result(cpu, -Errno.EINVAL)
+    file = 0 if flags & Map.ANONYMOUS else file
+    return ksys_mmap(cpu, addr, length, prot, flags, file, offset >> PAGE_SHIFT)
+
+
+@kernel
+def ksys_mmap(
+    cpu: int, addr: int, length: int, prot: int, flags: int, file: int, pgoff: int
+) -> int:
+    """Map and populate; returns the address or a negative errno (ksys_mmap_pgoff)."""
     count_vm_event(cpu, Event.CALL_MMAP)
-    if (flags & Map.ANONYMOUS) == 0:
+    if (flags & Map.ANONYMOUS) == 0 and file == 0:
         return syscall_result(cpu, -Errno.EBADF)
     vm_area_reserve(cpu)
     mm = load(cpu + CPU.mm)
     if mmap_write_lock_killable(cpu, mm) != 0:
         return syscall_result(cpu, -Errno.EINTR)
-    result = do_mmap(cpu, mm, addr, length, prot, flags)
+    result = do_mmap(cpu, mm, addr, length, prot, flags, file, pgoff)
     populates = mmap_populates(mm, flags)
     mmap_write_unlock(cpu, mm)
     if populates and result >= 0:

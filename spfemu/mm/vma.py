@@ -3,7 +3,7 @@
 
 Answers to mm/mmap.c, mm/vmacache.c and kernel/fork.c (vm_area_alloc) of Linux 5.12, with the
 speculative-page-fault series (v2) applied: VMAs are freed after an RCU grace period, and
-`__find_vma` may run without the mmap lock.  All memory here is anonymous and private.
+`__find_vma` may run without the mmap lock.
 """
 
 from enum import IntEnum
@@ -12,7 +12,14 @@ from spfemu.events import Event
 from spfemu.kernel import kernel, slowpath
 from spfemu.layout import CPU, MM, PAGE_SHIFT, SYSTEM, VMA, VMACACHE_SIZE, WORD
 from spfemu.mm.config import CONFIG_LINUX_VERSION
-from spfemu.mm.flags import DEFAULT_MAP_COUNT, PMD_SHIFT, Errno, Pte, Vm
+from spfemu.mm.file_table import fput, get_file
+from spfemu.mm.flags import DEFAULT_MAP_COUNT, PMD_SHIFT, Errno, FileOps, Pte, Vm
+from spfemu.mm.i_mmap import (
+    __remove_shared_vm_struct,
+    __vma_link_file,
+    vma_i_mmap_lock,
+    vma_i_mmap_unlock,
+)
 from spfemu.mm.rbtree import vma_gap_update
 from spfemu.mm.rbtree_latch import vma_rb_erase, vma_rb_insert, vma_rb_lookup
 from spfemu.mm.rcu import call_rcu, rcu_barrier
@@ -57,20 +64,34 @@ VMA_RESERVE = 5
 
 VM_ACCESS_FLAGS = int(Vm.READ | Vm.WRITE | Vm.EXEC)
 VM_MAY_FLAGS = int(Vm.MAYREAD | Vm.MAYWRITE | Vm.MAYEXEC)
+VM_SHARED_WRITE = int(Vm.SHARED | Vm.WRITE)
 PAGE_NONE = int(Pte.PROTNONE | Pte.ACCESSED)
 PAGE_READONLY_EXEC = int(Pte.PRESENT | Pte.USER | Pte.ACCESSED)
 PAGE_READONLY = PAGE_READONLY_EXEC | int(Pte.NX)
 
 
 @kernel
-def vm_get_page_prot(vm_flags: int) -> int:
-    """Return the pte bits for pages of a private VMA (mm/mmap.c, protection_map).
+def vma_wants_writenotify(vm_flags: int, vm_ops: int) -> int:
+    """Tell whether the first write to a page of a shared mapping has to fault.
 
-    Never writable: the write fault decides whether the page may be written in place.
+    A file with page_mkwrite has to know which of its pages are dirty; shared memory has not.
+    """
+    return (vm_flags & VM_SHARED_WRITE) == VM_SHARED_WRITE and vm_ops == FileOps.GENERIC
+
+
+@kernel
+def vm_get_page_prot(vm_flags: int, vm_ops: int) -> int:
+    """Return the pte bits for pages of a VMA (mm/mmap.c: protection_map, vma_set_page_prot).
+
+    Of a private one never writable: the write fault decides whether the page may be written in
+    place.
     """
     if (vm_flags & VM_ACCESS_FLAGS) == 0:
         return PAGE_NONE
-    return PAGE_READONLY_EXEC if vm_flags & Vm.EXEC else PAGE_READONLY
+    prot = PAGE_READONLY_EXEC if vm_flags & Vm.EXEC else PAGE_READONLY
+    if (vm_flags & VM_SHARED_WRITE) != VM_SHARED_WRITE or vma_wants_writenotify(vm_flags, vm_ops):
+        return prot
+    return prot | Pte.RW
 
 
 @kernel
@@ -100,7 +121,10 @@ def vm_area_alloc(cpu: int, mm: int) -> int:
 
 @kernel
 def vm_area_dup(cpu: int, orig: int) -> int:
-    """Return a copy of `orig` that is not linked and has no anon_vma, or 0 if there is no slot."""
+    """Return a copy of `orig` that is not linked and has no anon_vma, or 0 if there is no slot.
+
+    It has a reference of its own to the file.
+    """
     vma = vm_area_alloc(cpu, load(orig + VMA.vm_mm))
     if vma == 0:
         return 0
@@ -110,9 +134,17 @@ def vm_area_dup(cpu: int, orig: int) -> int:
     store(vma + VMA.vm_flags, load(orig + VMA.vm_flags))
     store(vma + VMA.vm_ops, load(orig + VMA.vm_ops))
     store(vma + VMA.vm_pgoff, load(orig + VMA.vm_pgoff))
-    store(vma + VMA.vm_file, load(orig + VMA.vm_file))
+    vma_set_file(vma, load(orig + VMA.vm_file))
     store(vma + VMA.vm_userfaultfd_ctx, load(orig + VMA.vm_userfaultfd_ctx))
     return vma
+
+
+@kernel
+def vma_set_file(vma: int, file: int) -> None:
+    """Let `vma`, which has none yet, map `file` (0: none); takes a reference."""
+    if file != 0:
+        get_file(file)
+    store(vma + VMA.vm_file, file)
 
 
 @kernel
@@ -131,7 +163,15 @@ def vm_area_free(cpu: int, vma: int) -> None:
 
 @kernel
 def vm_area_free_rcu(cpu: int, vma: int) -> None:
-    """Put a VMA that nobody can reach any more into this CPU's cache: the RCU callback."""
+    """Put a VMA that nobody can reach any more into this CPU's cache: the RCU callback.
+
+    Its file goes only now, because a speculative fault may have been using that (RFC of the patch
+    set, "rcu safe vma freeing of vm_file"): a file may be in use for some time after munmap.
+    """
+    file = load(vma + VMA.vm_file)
+    if file != 0:
+        store(vma + VMA.vm_file, 0)
+        fput(cpu, file)
     store(vma + VMA.slab_state, SlabState.FREE)
     if load(cpu + CPU.vma_count) >= VMA_CACHE_MAX:
         vma_slab_drain(cpu)
@@ -398,7 +438,8 @@ def detach_vmas_to_be_unmapped(mm: int, vma: int, prev: int, end: int) -> int:
 def vma_remove(cpu: int, mm: int, vma: int) -> None:
     """Unlink and free a VMA whose range another one takes over (__vma_adjust, remove_next).
 
-    It is locked for writing, because its range no longer has a VMA when it leaves the tree.
+    It is locked for writing, because its range no longer has a VMA when it leaves the tree; so is
+    the list of its file's mappings, until the other has the range.
     """
     prev = load(vma + VMA.vm_prev)
     following = load(vma + VMA.vm_next)
@@ -409,6 +450,7 @@ def vma_remove(cpu: int, mm: int, vma: int) -> None:
     vmacache_invalidate(mm)
     vma_mark_detached(cpu, vma)
     store(mm + MM.map_count, load(mm + MM.map_count) - 1)
+    __remove_shared_vm_struct(vma)
     unlink_anon_vmas(cpu, vma)
     vm_area_free(cpu, vma)
 
@@ -463,6 +505,7 @@ def __split_vma(cpu: int, mm: int, vma: int, addr: int, new_below: int) -> int:
     if anon_vma_clone(cpu, new, vma) != 0:
         vm_area_free(cpu, new)
         return -Errno.ENOMEM
+    vma_i_mmap_lock(cpu, vma)
     vm_write_begin(vma)
     if new_below:
         store(new + VMA.vm_end, addr)
@@ -475,6 +518,8 @@ def __split_vma(cpu: int, mm: int, vma: int, addr: int, new_below: int) -> int:
         vma_mark_attached(cpu, new)
         vma_link(mm, new, vma)
     vm_write_end(vma)
+    __vma_link_file(new, 0)
+    vma_i_mmap_unlock(cpu, vma)
     count_vm_event(cpu, Event.VMA_SPLIT)
     return 0
 
@@ -600,12 +645,14 @@ def vma_merge_after(
         vma_start_write(cpu, area)
     if merge_upper:
         vma_start_write(cpu, upper)
+    vma_i_mmap_lock(cpu, prev)
     if area != upper:
         anon_vma_inherit(cpu, prev, area)
         vma_remove(cpu, mm, area)  # cases 6, 7
     elif area != 0 and load(area + VMA.vm_start) < end:
         anon_vma_inherit(cpu, prev, area)
         vma_shift_boundary(prev, area, end)  # case 5
+        vma_i_mmap_unlock(cpu, prev)
         return
     if merge_upper:
         anon_vma_inherit(cpu, prev, upper)
@@ -614,6 +661,7 @@ def vma_merge_after(
     vm_write_begin(prev)
     vma_expand_up(mm, prev, end)
     vm_write_end(prev)
+    vma_i_mmap_unlock(cpu, prev)
 
 
 @kernel
@@ -624,9 +672,11 @@ def vma_merge_before(cpu: int, mm: int, prev: int, area: int, upper: int, addr: 
         vma_start_write(cpu, prev)
     if area != upper:
         vma_start_write(cpu, area)
+    vma_i_mmap_lock(cpu, upper)
     if prev != 0 and load(prev + VMA.vm_end) > addr:
         anon_vma_inherit(cpu, upper, prev)
         vma_shift_boundary(prev, upper, addr)  # case 4
+        vma_i_mmap_unlock(cpu, upper)
         return
     if area != upper:
         anon_vma_inherit(cpu, upper, area)
@@ -634,3 +684,4 @@ def vma_merge_before(cpu: int, mm: int, prev: int, area: int, upper: int, addr: 
     vm_write_begin(upper)
     vma_expand_down(upper, addr)
     vm_write_end(upper)
+    vma_i_mmap_unlock(cpu, upper)

@@ -27,6 +27,7 @@ from spfemu.mm.flags import (
     Pte,
     Vm,
 )
+from spfemu.mm.i_mmap import unlink_file_vmas
 from spfemu.mm.memory import add_mm_rss, page_remove_rmap, sync_mm_rss
 from spfemu.mm.page_alloc import virt_to_page
 from spfemu.mm.pgtable import (
@@ -69,12 +70,15 @@ def unmap_region(cpu: int, mm: int, vma: int, prev_end: int, next_start: int) ->
     lock in any mode.  Source: mm/mmap.c: unmap_region.
     """
     tlb_gather_mmu(cpu, mm)
+    first = vma
     start = load(vma + VMA.vm_start)
     end = start
     while vma != 0:
         end = load(vma + VMA.vm_end)
         unmap_page_range(cpu, mm, load(vma + VMA.vm_start), end)
         vma = load(vma + VMA.vm_next)
+    # who takes pages away from a file must not walk tables that are being freed
+    unlink_file_vmas(cpu, first)
     free_pgtables(cpu, mm, start, end, prev_end, next_start)
     tlb_finish_mmu(cpu)
     sync_mm_rss(cpu)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 import spfemu.mm
 from spfemu.engines.plain import PlainEngine
-from spfemu.engines.source import functions_of, link
+from spfemu.engines.source import Program, functions_of, link
 from spfemu.layout import PAGE_SIZE, VMA, WORD
 from spfemu.mm.flags import PTE_ADDR_MASK, Map, Prot
 from spfemu.protocols import spf
@@ -87,10 +87,15 @@ class GoodSegment:
         return (self.segment.cpu(cpu) + offset - self.segment.base) // WORD
 
 
+def kernel(config: Mapping[str, int]) -> Program:
+    """Return the whole kernel with protocol spf."""
+    layers = [functions_of(import_module("spfemu.mm." + name)) for name in MODULES]
+    return link([*layers, functions_of(spf)], config)
+
+
 class _Builder:
     def __init__(self, config: Mapping[str, int]) -> None:
-        kernel = [functions_of(import_module("spfemu.mm." + name)) for name in MODULES]
-        self.engine = PlainEngine(link([*kernel, functions_of(spf)], config))
+        self.engine = PlainEngine(kernel(config))
         self.segment = Segment.create(
             Geometry(nr_cpus=3, nr_mms=2, nr_frames=600, nr_vmas=120, nr_anon_vmas=60)
         )

@@ -7,6 +7,7 @@ from corruption import Corrupt, Corruptions, check_reported
 from good_segment import GoodSegment, area
 
 from spfemu.layout import ANON_VMA
+from spfemu.mm.flags import FileOps
 from spfemu.mm.rbtree import RbColor
 from spfemu.mm.vma import SlabState
 
@@ -176,9 +177,9 @@ def pgoff_wrong(good: GoodSegment) -> None:
     _unmapped_vma(good)["vm_pgoff"] = -1
 
 
-@corruptions.reports(r"^mm 0: VMA \[0x10000000, .* is not anonymous$")
+@corruptions.reports(r"^mm 0: VMA \[0x10000000, .* has vm_file 0x0 and vm_ops 2$")
 def file_mapping(good: GoodSegment) -> None:
-    good.vma(area(0))["vm_ops"] = 1
+    good.vma(area(0))["vm_ops"] = FileOps.SHMEM
 
 
 @corruptions.reports(r"^mm 0: VMA \[0x10000000, .* has slab_state 0$")

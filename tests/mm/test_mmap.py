@@ -162,7 +162,7 @@ def compare_random_program(machine: VmaMachine, seed: int, calls: int) -> None:
         assert machine.mm["brk"] == model.brk, text
         for vma in machine.vmas():
             flags = int(vma["vm_flags"])
-            assert vma["vm_page_prot"] == machine.call("vm_get_page_prot", flags), text
+            assert vma["vm_page_prot"] == machine.call("vm_get_page_prot", flags, 0), text
             assert vma["vm_pgoff"] == vma["vm_start"] >> PAGE_SHIFT, text
     check_slabs(machine)
 
@@ -328,7 +328,7 @@ MMAP_ERRORS = [
     ((0, 0, RW, ANON), Errno.EINVAL),
     ((0, PAGE_SIZE, RW, Map.PRIVATE), Errno.EBADF),
     ((0, PAGE_SIZE, RW, Map.ANONYMOUS), Errno.EINVAL),
-    ((0, PAGE_SIZE, RW, Map.ANONYMOUS | Map.SHARED), Errno.EINVAL),
+    ((0, PAGE_SIZE, RW, Map.ANONYMOUS | Map.SHARED_VALIDATE), Errno.EINVAL),
     ((0, -1, RW, ANON), Errno.ENOMEM),
     ((0, TASK_SIZE + 1, RW, ANON), Errno.ENOMEM),
     ((0, TASK_SIZE, RW, ANON), Errno.ENOMEM),
@@ -402,7 +402,7 @@ def test_calls_that_have_nothing_to_do_succeed(machine):
     assert machine.run("sys_madvise", LAST, 0, DONTNEED) == 0
     assert machine.run("sys_mmap", LAST, 1, 8, MAP_FIXED) == LAST, "unknown rights are dropped"
     assert machine.run("sys_mprotect", LAST, 1, 8) == 0, "PROT_SEM means nothing"
-    assert machine.vmas()[0]["vm_page_prot"] == machine.call("vm_get_page_prot", 0)
+    assert machine.vmas()[0]["vm_page_prot"] == machine.call("vm_get_page_prot", 0, 0)
     assert machine.event(0, Event.CALL_FAILED) == 0
 
 

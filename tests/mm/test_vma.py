@@ -474,7 +474,7 @@ def anon_vma_chain(machine: VmaMachine, address: int) -> Iterator[int]:
     ],
 )
 def test_page_protection_is_never_writable(machine, vm_flags, present, executable):
-    prot = Pte(machine.call("vm_get_page_prot", int(vm_flags)))
+    prot = Pte(machine.call("vm_get_page_prot", int(vm_flags), 0))
     assert Pte.RW not in prot
     assert (Pte.PRESENT in prot, Pte.USER in prot, Pte.PROTNONE in prot) == (
         present,
