@@ -54,8 +54,8 @@ def compile_kernel(protocol):
     """Compile the kernel with `protocol` and the loops of the benches."""
     names = [m.name for m in pkgutil.iter_modules(spfemu.mm.__path__)]
     modules = [import_module(f"spfemu.mm.{name}") for name in names]
-    modules += [import_module(f"spfemu.workloads.{n}") for n in ("common", "page_fault1")]
-    modules += [import_module("spfemu.workloads.no_writers"), protocols()[protocol], kernel_loops]
+    modules += [import_module(f"spfemu.workloads.{n}") for n in ("common", "defaults")]
+    modules += [protocols()[protocol], kernel_loops]
     # as measured runs are built: without the kernel's assertions
     config = {"CONFIG_DEBUG_VM": 0}
     program = link([functions_of(module) for module in modules], config)

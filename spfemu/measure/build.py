@@ -29,7 +29,7 @@ ENGINES = {
     "plain": "interpreted: for reading, debugging and coverage, about a thousand times slower",
 }
 TARGETS = ("emulator", "host")
-_NO_WORKLOADS = ("common", "no_writers", "parameters")
+_NO_WORKLOADS = ("common", "defaults", "parameters")
 
 
 class Engine(Protocol):
@@ -45,19 +45,42 @@ class Workload:
 
     def __init__(self, name: str, module: types.ModuleType) -> None:
         self.name = name
-        self.module = module
+        self.modules = _with_bases(module)
+        """The workload's own module, then those that it extends."""
         self.description = _first_line(module)
-        self.defaults: Parameters = module.DEFAULTS
-        self.needs = cast("Callable[[Parameters], Needs]", module.needs)
-        self.iterations = cast("Callable[[Parameters], int]", module.iterations)
-        self.has_writers = hasattr(module, "writer_op")
-        self.forks: bool = getattr(module, "FORKS", False)
-        self.pages_shared: bool = getattr(module, "PAGES_SHARED", False)
-        self.overlap_on_host: bool = getattr(module, "OVERLAP_ON_HOST", True)
+        self.defaults: Parameters = self._value("DEFAULTS")
+        self.needs = cast("Callable[[Parameters], Needs]", self._value("needs"))
+        self.iterations = cast("Callable[[Parameters], int]", self._value("iterations"))
+        self.has_writers = self._value("writer_op", None) is not None
+        self.faults: bool = self._value("FAULTS", default=True)
+        self.forks: bool = self._value("FORKS", default=False)
+        self.pages_shared: bool = self._value("PAGES_SHARED", default=False)
+        self.overlap_on_host: bool = self._value("OVERLAP_ON_HOST", default=True)
+
+    def _value(self, name: str, default: Any = ...) -> Any:
+        """Return what the workload, else what it extends has under `name`."""
+        for module in self.modules:
+            if hasattr(module, name):
+                return getattr(module, name)
+        if default is ...:
+            raise AttributeError(f"workload {self.name} has no {name}")
+        return default
+
+    def functions(self) -> list[dict[str, KernelFunction]]:
+        """Return its kernel functions in layers, the later ones replacing the earlier."""
+        return [functions_of(module) for module in reversed(self.modules)]
 
     def parameters(self, **given: Any) -> Parameters:
         """Return the parameters with what is not given (None) as the workload has it."""
         return replace(self.defaults, **{k: v for k, v in given.items() if v is not None})
+
+
+def _with_bases(module: types.ModuleType) -> list[types.ModuleType]:
+    """Return a workload's module and those that it extends, by its ``EXTENDS``."""
+    found = [module]
+    while (base := getattr(found[-1], "EXTENDS", None)) is not None:
+        found.append(importlib.import_module(f"spfemu.workloads.{base}"))
+    return found
 
 
 def _first_line(module: types.ModuleType) -> str:
@@ -128,19 +151,15 @@ def compose(
     """
     choose("target", target, TARGETS)
     choose("protocol", protocol, protocols())
-    kernel_modules = list(_modules(spfemu.mm).values())
-    common = importlib.import_module("spfemu.workloads.common")
-    no_writers = importlib.import_module("spfemu.workloads.no_writers")
-    modules = [
-        common,
-        no_writers,
-        workload(workload_name).module,
-    ]
+    layers = [functions_of(module) for module in _modules(spfemu.mm).values()]
+    layers.append(protocol_functions(protocol))
+    for name in ("common", "defaults"):
+        layers.append(functions_of(importlib.import_module(f"spfemu.workloads.{name}")))
+    layers += workload(workload_name).functions()
     if target == "host":
-        modules.append(importlib.import_module("spfemu.host.calls"))
+        layers.append(functions_of(importlib.import_module("spfemu.host.calls")))
     measured = {"CONFIG_DEBUG_VM": 0, **(config or {})}
-    kernel = [*map(functions_of, kernel_modules), protocol_functions(protocol)]
-    program = link([*kernel, *map(functions_of, modules)], measured, overrides)
+    program = link(layers, measured, overrides)
     return reachable(program, ENTRY_POINTS)
 
 

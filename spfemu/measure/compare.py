@@ -45,8 +45,6 @@ WAITED_LIMIT_PERCENT = 25.0
 """Share of a sample from which on the sample is not compared: it shows the scheduler at work."""
 WIDE = 0.2
 """Width of an interval, as a share of its median, that is mentioned."""
-NO_FAULTS = ("mmap1", "brk1")
-"""Workloads that take no fault: their operations are compared."""
 
 SampleTaker = Callable[[Prepared, Segments], Sample]
 
@@ -286,7 +284,8 @@ def scale(
         kinds.append(prepare(_host_plan(plan), progress))
     cells = [for_workers(kind, count) for kind in kinds for count in counts]
     pairs = list(_scale_pairs(len(kinds), len(counts), with_host=with_host))
-    quantity = "operations_per_second" if plan.workload in NO_FAULTS else "faults_per_second"
+    faults = build.workload(plan.workload).faults
+    quantity = "faults_per_second" if faults else "operations_per_second"
     with Prober() as prober:
         found = take_rounds(cells, pairs, plan.repeats, prober, progress, factor=factor)
     measured = [

@@ -31,6 +31,8 @@ SLACK_FRAMES = 4 * PCP_BATCH + RCU_QHIMARK + 256
 on a CPU runs its callbacks as fast as grace periods end."""
 SLACK_VMAS = 256
 """VMA slots per CPU that are cached or wait for a grace period."""
+SLACK_OPERATIONS = 16
+"""Operations whose VMAs may wait for one besides, up to RCU_QHIMARK VMAs."""
 
 
 def quiet(_message: str, _fraction: float | None) -> None:
@@ -202,7 +204,8 @@ class Plan:
             return Geometry(self.nr_cpus, self.nr_mms, 16 + self.nr_mms, 8, 8)
         needs = build.workload(self.workload).needs(self.parameters)
         frames = needs.frames + self.nr_cpus * SLACK_FRAMES + self.nr_mms + PCP_BATCH
-        vmas = needs.vmas + (self.nr_cpus + 1) * SLACK_VMAS
+        waiting = min(SLACK_OPERATIONS * needs.vmas, RCU_QHIMARK)
+        vmas = needs.vmas + (self.nr_cpus + 1) * (SLACK_VMAS + waiting)
         return Geometry(
             self.nr_cpus, self.nr_mms, frames, vmas, vmas, needs.mms, max(needs.chains, 1)
         )

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from spfemu.measure.compare import NO_FAULTS
+from spfemu.measure import build
 from spfemu.results import Result
 
 RACES = (
@@ -35,7 +35,7 @@ def no_race(result: Result) -> str | None:
 
 def no_fault(result: Result) -> str | None:
     """Say that a workload which is there to fault took no fault in most windows; else None."""
-    if result.workload in NO_FAULTS or result.faults_per_second.median > 0:
+    if not build.workload(result.workload).faults or result.faults_per_second.median > 0:
         return None
     return (
         f"{result.workload} took no fault while it was measured: use longer samples (--seconds) "

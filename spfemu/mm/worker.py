@@ -15,8 +15,7 @@ from spfemu.primitives import atomic_fetch_or, load, read_cycles, read_once, smp
 
 if TYPE_CHECKING:  # defined by the workload
     from spfemu.workloads.common import wait_for_turn
-    from spfemu.workloads.mixed import writer_op, writer_setup
-    from spfemu.workloads.page_fault1 import workload_op, workload_setup
+    from spfemu.workloads.defaults import workload_op, workload_setup, writer_op, writer_setup
 
 
 @kernel

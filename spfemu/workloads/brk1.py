@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Grow the heap by a page and shrink it again (will-it-scale brk1).
+"""Make a heap of one page and drop it again: short allocations, empty heap (will-it-scale).
 
 A process has one heap, so in threads mode all workers move the same break, each to where it was
 when the worker started and a page above, as there.
@@ -13,6 +13,7 @@ from spfemu.primitives import load, store
 from spfemu.workloads.parameters import Needs, Param, Parameters, State, table_frames
 
 DEFAULTS = Parameters(size=PAGE_SIZE)
+FAULTS = False
 
 
 def needs(parameters: Parameters) -> Needs:
@@ -28,9 +29,15 @@ def iterations(parameters: Parameters) -> int:
 @kernel
 def workload_setup(cpu: int) -> int:
     """Remember the break; on the host stay clear of the heap that this process itself uses."""
-    start = sys_brk(cpu, 0) + load(cpu + Param.BRK_GAP)
+    start = sys_brk(cpu, 0) + load(cpu + Param.BRK_GAP) + heap_kept(cpu)
     store(cpu + State.AREA, start)
     return move_break(cpu, start)
+
+
+@kernel
+def heap_kept(cpu: int) -> int:
+    """Bytes of the heap that stay when it is shrunk."""
+    return 0
 
 
 @kernel

@@ -48,6 +48,35 @@ def read_pages(cpu: int, start: int, end: int) -> int:
 
 
 @kernel
+def map_ring(cpu: int) -> int:
+    """Map a ring of areas for this worker, `areas` in use and one more; 0 or -errno."""
+    stride = pages_of(load(cpu + Param.SIZE)) << PAGE_SHIFT
+    first = map_anonymous(cpu, (load(cpu + Param.AREAS) + 1) * stride)
+    if first < 0:
+        return first
+    store(cpu + State.AREA, first)
+    store(cpu + State.STRIDE, stride)
+    store(cpu + State.TURN, 0)
+    return 0
+
+
+@kernel
+def ring_area(cpu: int, ahead: int) -> int:
+    """Address of the ring's present area (0 ahead), or of the next (1), which is the oldest."""
+    turn = load(cpu + State.TURN) + ahead
+    if turn > load(cpu + Param.AREAS):
+        turn = 0
+    return load(cpu + State.AREA) + turn * load(cpu + State.STRIDE)
+
+
+@kernel
+def next_in_ring(cpu: int) -> None:
+    """Go on to the next area."""
+    turn = load(cpu + State.TURN)
+    store(cpu + State.TURN, turn + 1 if turn < load(cpu + Param.AREAS) else 0)
+
+
+@kernel
 def workload_random(cpu: int) -> int:
     """Draw the next random number of this CPU, 62 bits (Marsaglia's xorshift)."""
     x = load(cpu + CPU.random)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Write an area, fork, let the child write some pages and exit (a fork server's loop).
+"""Fork, let the child write some pages and exit: fork servers, snapshots of databases.
 
 The worker plays parent and child in turn.  `size` is the area, `pages` are those that the child
 writes.  Both sides' writes fault: the first side to write to a page copies it, the other takes it

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Faulting workers beside writers that map, protect, unmap and drop memory of the same mm.
+"""Faults beside writers that map, protect, unmap and drop: a server with many threads.
 
 A worker writes to `pages` pages at a random place of a random one of `areas` areas of `size`
 bytes, then drops them.  A writer does one random call at a time (at most `rate` per second) on

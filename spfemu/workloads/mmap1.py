@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""Map an area and unmap it without touching it (will-it-scale mmap1).
+"""Map and unmap without touching: address space that runtimes reserve (will-it-scale).
 
 `size` is the area: 128 MiB as there.
 """
 
 from spfemu.kernel import kernel
-from spfemu.mm.syscalls import sys_munmap
-from spfemu.primitives import load
-from spfemu.workloads.common import map_anonymous
-from spfemu.workloads.parameters import Needs, Param, Parameters, table_frames
+from spfemu.workloads.parameters import Needs, Parameters, table_frames
 
 DEFAULTS = Parameters(size=128 << 20)
+FAULTS = False
 
 
 def needs(parameters: Parameters) -> Needs:
@@ -24,16 +22,6 @@ def iterations(parameters: Parameters) -> int:
 
 
 @kernel
-def workload_setup(cpu: int) -> int:
-    """Nothing is kept between operations."""
+def touch_area(cpu: int, area: int, size: int) -> int:
+    """Leave it untouched."""
     return 0
-
-
-@kernel
-def workload_op(cpu: int) -> int:
-    """Map and unmap."""
-    size = load(cpu + Param.SIZE)
-    area = map_anonymous(cpu, size)
-    if area < 0:
-        return area
-    return sys_munmap(cpu, area, size)

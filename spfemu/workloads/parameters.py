@@ -46,6 +46,10 @@ class State(IntEnum):
     """Cycle count before which a writer does nothing."""
     TIMER = CPU.workload + (FIRST_STATE + 3) * WORD
     """Futex word that stays 0: a writer sleeps on it."""
+    TURN = CPU.workload + (FIRST_STATE + 4) * WORD
+    """Which area of a ring was used last."""
+    HEAP = CPU.workload + (FIRST_STATE + 5) * WORD
+    """Address of the worker's own heap, 0 until it is made."""
 
 
 @dataclass(frozen=True)

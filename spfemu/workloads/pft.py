@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""One mapping for all workers: each writes to every page of its part, then drops the part.
+"""Threads fill one mapping in parts: numerical codes, databases that start (SGI's pft).
 
-After SGI's page fault test (pft), which maps once and faults once; here each round ends with
-madvise(MADV_DONTNEED) of the worker's own part, so that it can be repeated.  `size` is one part:
-16 MiB, so that faults and not the flushes between rounds, an IPI to each other worker, are what is
-measured.  Parts begin at multiples of 2 MiB: workers share the mapping but no page table, hence no
-page-table lock.
+Each worker writes to every page of its part.  After SGI's page fault test (pft), which maps once
+and faults once; here each round ends with madvise(MADV_DONTNEED) of the worker's own part, so that
+it can be repeated.  `size` is one part: 16 MiB, so that faults and not the flushes between rounds,
+an IPI to each other worker, are what is measured.  Parts begin at multiples of 2 MiB: workers
+share the mapping but no page table, hence no page-table lock.
 """
 
 from spfemu.kernel import kernel

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Map several areas, write to every page of each, unmap them all (Baghdasaryan's spf_test).
+"""Map areas, fill all, unmap all: allocators under churn (Baghdasaryan's spf_test).
 
 `areas` areas of `pages` pages each per worker: 10 and 10 unless given.  The first word of an area
 holds the address of the one mapped before it; unmapping follows these words.

@@ -93,6 +93,14 @@ def test_protocols_name_functions_that_they_call(read_page, protocol):
     assert named - reached == set()
 
 
+def test_every_workload_is_described(read_page, rows, names_in):
+    said = {names_in(r[0])[0]: (r[1], r[2]) for r in rows(read_page("workloads.md"), "workloads")}
+    assert said == {
+        name: (workload.description, "yes" if workload.faults else "no")
+        for name, workload in sorted(workloads().items())
+    }
+
+
 def test_every_workload_has_its_size(read_page, rows, names_in):
     sizes = {names_in(row[0])[0]: row[1] for row in rows(read_page("measuring.md"), "sizes")}
     known = workloads()
