@@ -158,6 +158,8 @@ def compose(
     layers += workload(workload_name).functions()
     if target == "host":
         layers.append(functions_of(importlib.import_module("spfemu.host.calls")))
+        if workload(workload_name).forks:
+            layers.append(functions_of(importlib.import_module("spfemu.host.fork")))
     measured = {"CONFIG_DEBUG_VM": 0, **(config or {})}
     program = link(layers, measured, overrides)
     return reachable(program, ENTRY_POINTS)

@@ -269,9 +269,6 @@ def scale(
     """
     counts = sorted(set(workers)) if workers else default_workers()
     warnings = []
-    if with_host and build.workload(plan.workload).forks:
-        with_host = False
-        warnings.append(f"the host cannot run {plan.workload}: it is left out")
     if with_host and plan.overlap and not build.workload(plan.workload).overlap_on_host:
         with_host = False
         warnings.append(f"the host cannot run {plan.workload} with overlap: it is left out")

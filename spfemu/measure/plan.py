@@ -98,12 +98,7 @@ class Plan:
     def _check_forks(self, workload: build.Workload) -> None:
         if not workload.forks:
             return
-        if self.target == "host":
-            raise UsageError(
-                f"the host cannot run {self.workload}: workers are threads there, and a fork would "
-                "make processes of them"
-            )
-        if self.protocol == "bare":
+        if self.protocol == "bare" and self.target == "emulator":
             raise UsageError(
                 f"protocol bare does not copy pages that {self.workload} shares between processes: "
                 "use another protocol"

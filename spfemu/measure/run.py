@@ -188,10 +188,9 @@ def take_sample(
 def _read(plan: Plan, segment: Segment, workers: Workers) -> _Counts:
     cpus = segment.cpus[: plan.nr_cpus]
     operations = cpus["operations"].copy()
-    if plan.target == "host":
-        faults = sum(_minor_faults(*workers.threads[i]) for i in range(plan.nr_cpus))
-    else:
-        faults = int(cpus["event"][:, Event.PGFAULT].sum())
+    faults = int(cpus["event"][:, Event.PGFAULT].sum())
+    if plan.target == "host":  # those counted so far are of children
+        faults += sum(_minor_faults(*workers.threads[i]) for i in range(plan.nr_cpus))
     at = time.monotonic()
     histograms = np.zeros((2, HIST_BUCKETS), np.int64)
     if plan.latency:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Fork, let the child write some pages and exit: fork servers, snapshots of databases.
 
-The worker plays parent and child in turn.  `size` is the area, `pages` are those that the child
-writes.  Both sides' writes fault: the first side to write to a page copies it, the other takes it
-as it is.  Not on the host: workers are threads there, which a fork would make processes.
+Before each fork the parent writes to its area.  `size` is the area, 1 MiB, `pages` are those that
+the child writes, 16.  Both sides' writes fault: the first side to write to a page copies it, the
+other takes it as it is.  The worker plays parent and child in turn; on the host the child is a
+process of its own, for which the parent waits.
 """
 
 from spfemu.kernel import kernel
@@ -45,7 +46,7 @@ def workload_setup(cpu: int) -> int:
 
 @kernel
 def workload_op(cpu: int) -> int:
-    """Write, fork, go over to the child, write there, and back as the child exits."""
+    """Write, fork, let the child run until it exits."""
     area = load(cpu + State.AREA)
     result = write_pages(cpu, area, area + load(cpu + Param.SIZE))
     if result < 0:
@@ -54,7 +55,20 @@ def workload_op(cpu: int) -> int:
     child = sys_fork(cpu)
     if child < 0:
         return child
+    return run_child(cpu, parent, child)
+
+
+@kernel
+def run_child(cpu: int, parent: int, child: int) -> int:
+    """Go over to the child, do its work, and come back as it exits; what the work returned."""
     switch_mm(cpu, child)
-    result = write_pages(cpu, area, area + (load(cpu + Param.PAGES) << PAGE_SHIFT))
+    result = child_work(cpu)
     exit_mm(cpu, parent)
     return result
+
+
+@kernel
+def child_work(cpu: int) -> int:
+    """Write to the first pages; 0 or -errno."""
+    area = load(cpu + State.AREA)
+    return write_pages(cpu, area, area + (load(cpu + Param.PAGES) << PAGE_SHIFT))

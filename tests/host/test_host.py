@@ -8,10 +8,11 @@ from spfemu.measure.plan import Plan
 
 QUICK = {"seconds": 0.05, "warmup": 0.01, "repeats": 1, "seed": 7, "target": "host"}
 SIZES = {"page_fault1": 1 << 18, "page_fault1-read": 1 << 18, "pft": 1 << 18}
+FORK1 = {"workload": "fork1", "size": 1 << 15, "pages": 3}
 
 
 @pytest.mark.parametrize("mode", ["threads", "processes"])
-@pytest.mark.parametrize("workload", [n for n, w in build.workloads().items() if not w.forks])
+@pytest.mark.parametrize("workload", list(build.workloads()))
 def test_workload_runs(workload, mode):
     found = run.measure(Plan(workload, workers=2, mode=mode, size=SIZES.get(workload), **QUICK))
     assert found.operations_per_second.median > 0
@@ -38,6 +39,40 @@ def test_workers_of_pft_touch_one_mapping():
     plan = Plan("pft", workers=2, size=1 << 16, **QUICK)
     sample = run.take_sample(run.prepare(plan), run.Segments())
     assert sample.events["CALL_MMAP"] == 1
+
+
+@pytest.mark.parametrize("mode", ["threads", "processes"])
+def test_faults_of_children_are_counted(mode):
+    sample = run.take_sample(run.prepare(Plan(**FORK1, mode=mode, **QUICK)), run.Segments())
+    forks = sample.events["CALL_FORK"]
+    assert forks > 0
+    # a child has faults of its own beside those on its three pages, on its stack at least
+    assert sample.events["PGFAULT"] >= forks * 3 + (forks - 1) * 8
+
+
+def test_a_child_that_fails_says_so(tmp_path):
+    override = tmp_path / "bad.py"
+    override.write_text(
+        "from spfemu.kernel import kernel\n\n\n"
+        "@kernel\n"
+        "def child_work(cpu: int) -> int:\n"
+        "    return -12\n"
+    )
+    with pytest.raises(run.WorkerDiedError, match="ENOMEM"):
+        run.measure(Plan(**FORK1, overrides=(str(override),), **QUICK))
+
+
+def test_a_child_that_is_killed_says_so(tmp_path):
+    override = tmp_path / "bad.py"
+    override.write_text(
+        "from spfemu.kernel import kernel\n"
+        "from spfemu.mm.mmu import user_write\n\n\n"
+        "@kernel\n"
+        "def child_work(cpu: int) -> int:\n"
+        "    return user_write(cpu, 4096, 1)\n"
+    )
+    with pytest.raises(run.WorkerDiedError, match="EFAULT"):
+        run.measure(Plan(**FORK1, overrides=(str(override),), **QUICK))
 
 
 def test_writers_and_latencies():

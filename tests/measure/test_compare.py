@@ -253,13 +253,6 @@ def test_scale_end_to_end(quick):
     jsonschema.validate(json.loads(results.encode(report)), results.schema())
 
 
-def test_a_workload_that_forks_is_measured_without_the_host(quick):
-    plan = quick("fork1", size=1 << 15, pages=2)
-    report = compare.scale(plan, ["scale"], workers=[1], factor=100.0)
-    assert [r.target for r in report.results] == ["emulator", "emulator"]
-    assert "the host cannot run fork1: it is left out" in report.warnings
-
-
 def test_spf_that_never_speculates_is_said_to(quick):
     plan = quick("page_fault1", size=1 << 18, repeats=1, mode="processes")
     report = compare.scale(plan, ["scale"], workers=[1], with_host=False, factor=100.0)

@@ -84,10 +84,10 @@ def test_fork1_in_one_process_speculates():
     assert sample.events["WP_COPY"] > 0
 
 
-@pytest.mark.parametrize("given", [{"target": "host"}, {"protocol": "bare"}], ids=str)
-def test_fork1_says_where_it_cannot_run(given):
+def test_fork1_cannot_run_without_copies():
     with pytest.raises(UsageError, match="fork1"):
-        Plan("fork1", **given)
+        Plan("fork1", protocol="bare")
+    assert Plan("fork1", protocol="bare", target="host").target == "host"
 
 
 def test_searches_of_ebizzy_find_lost_data(tmp_path):
