@@ -42,7 +42,7 @@ class Setting(Record, frozen=True, kw_only=True):
 
 def look_around() -> Setting:
     """Look at what belongs to this process and its user."""
-    from spfemu.engines.jit import cache_directory
+    from spfemu.engines.cache import cache_directory
     from spfemu.measure import hardware
 
     directory = cache_directory()

@@ -2,33 +2,27 @@
 """Turn a `Program` into callable machine code, through a cache of object files.
 
 The cache key is a hash of the unoptimised LLVM IR and of everything else that decides the
-machine code, so a stale object cannot be found.  The directory is ``$SPFEMU_CACHE_DIR``, else
-``spfemu`` below ``$XDG_CACHE_HOME`` or ``~/.cache``.
+machine code, so a stale object cannot be found.
 """
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
 import platform
-import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
 
 import llvmlite
 import llvmlite.binding as llvm
 
 from spfemu import shims
+from spfemu.engines import cache
 from spfemu.engines.compiler import Compiler, Site, optimise
 from spfemu.engines.source import Program
 
-KEEP_OBJECTS = 200
+KEEP_OBJECTS = 500
 """Objects kept in the cache; the least recently used go first."""
-
-DIGEST_BYTES = hashlib.sha256().digest_size
 
 SHIM_SYMBOLS = (
     "spf_futex_wait",
@@ -40,15 +34,6 @@ SHIM_SYMBOLS = (
     "spf_step_futex_wake",
     "spf_step_clock",
 )
-
-
-def cache_directory() -> Path:
-    """Where compiled objects are kept."""
-    own = os.environ.get("SPFEMU_CACHE_DIR")
-    if own:
-        return Path(own)
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "spfemu"
 
 
 def compiler_versions() -> dict[str, str]:
@@ -114,12 +99,12 @@ class Compiled:
                 )
             ).encode()
         ).hexdigest()
-        path = cache_directory() / f"{key[:40]}.o"
-        found = _find(path)
+        name = f"{key[:40]}.o"
+        found = cache.find(name)
         if found is not None:
             return found, True
         image = optimise(assembly, machine, level)
-        _keep(path, image)
+        cache.keep(name, image, KEEP_OBJECTS)
         return image, False
 
     def entry(self, name: str) -> int:
@@ -147,35 +132,3 @@ class Compiled:
 
         kernel_function.__name__ = name
         return kernel_function
-
-
-def _find(path: Path) -> bytes | None:
-    """Return the object at `path` if it is there and whole: its digest precedes it."""
-    try:
-        stored = path.read_bytes()
-    except OSError:
-        return None
-    digest, image = stored[:DIGEST_BYTES], stored[DIGEST_BYTES:]
-    if hashlib.sha256(image).digest() != digest:
-        return None
-    with suppress(OSError):  # a cache that may only be read keeps no order of use
-        path.touch()
-    return image
-
-
-def _keep(path: Path, image: bytes) -> None:
-    """Write the object for the next run; a cache that cannot be written is only slower."""
-    partial: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".new", delete=False) as file:
-            partial = Path(file.name)
-            file.write(hashlib.sha256(image).digest() + image)
-        partial.replace(path)
-        old = sorted(path.parent.glob("*.o"), key=lambda p: p.stat().st_mtime)
-        for stale in old[:-KEEP_OBJECTS]:
-            stale.unlink(missing_ok=True)
-    except OSError:
-        if partial is not None:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)

@@ -10,16 +10,23 @@ mmap among others, for what a writer pays for the tree.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
+import msgspec
+
+import spfemu
+from spfemu.engines import cache
 from spfemu.engines.compiler import Step
+from spfemu.engines.jit import compiler_versions
 from spfemu.engines.stepped import Fiber, FiberState, StepEngine
 from spfemu.engines.symbols import symbol
 from spfemu.layout import CACHE_LINE, CPU, PAGE, PAGE_SIZE
-from spfemu.measure.build import compose
+from spfemu.measure.build import compose, protocols
+from spfemu.measure.plan import Progress, quiet
 from spfemu.mm.flags import Map, Prot
 from spfemu.segment import Geometry, Segment
 
@@ -32,10 +39,11 @@ TREE = re.compile(r"\.(rb|latch|mm_rb)_|\.mm_rb$")
 """Names of words that belong to the tree of VMAs or its second copy."""
 RIGHTS = int(Prot.READ | Prot.WRITE)
 FIXED = int(Map.PRIVATE | Map.ANONYMOUS | Map.FIXED)
+KEEP_TABLES = 4
+"""Tables kept in the cache: one is good for one version of the sources."""
 
 
-@dataclass(frozen=True)
-class SharedWrites:
+class SharedWrites(msgspec.Struct, frozen=True):
     """Writes of one call to shared lines: their number, the lines, and the writes by field."""
 
     writes: int
@@ -46,6 +54,29 @@ class SharedWrites:
         writes = "write" if self.writes == 1 else "writes"
         lines = "line" if self.lines == 1 else "lines"
         return f"{self.writes} {writes} to {self.lines} shared {lines}"
+
+
+def shared_writes_table(progress: Progress = quiet) -> dict[str, SharedWrites]:
+    """Count for all protocols, or find what was counted for these sources before."""
+    name = f"{_sources()[:40]}.shared-writes"
+    kept = cache.find(name)
+    if kept is not None:
+        return msgspec.json.decode(kept, type=dict[str, SharedWrites])
+    table = {}
+    for done, protocol in enumerate(names := list(protocols())):
+        progress(f"stepping through a fault of {protocol}", done / len(names))
+        table[protocol] = shared_writes_per_fault(protocol)
+    cache.keep(name, msgspec.json.encode(table), KEEP_TABLES)
+    return table
+
+
+def _sources() -> str:
+    """Hash everything that a fault may depend on: the package's sources and the compiler."""
+    digest = hashlib.sha256(repr(sorted(compiler_versions().items())).encode())
+    root = Path(spfemu.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def shared_writes_per_fault(protocol: str) -> SharedWrites:

@@ -263,8 +263,16 @@ def test_list_names_everything_in_one_line_each(spfemu):
 
 def test_list_of_one_kind_as_json(spfemu):
     document = json.loads(spfemu("list", "protocols", "--json").stdout)
-    assert list(document) == ["schema", "protocols"]
+    assert list(document) == ["schema", "protocols", "shared_writes"]
     assert set(document["protocols"]) >= {"classic", "spf", "bare"}
+    assert document["protocols"].keys() == document["shared_writes"].keys()
+
+
+def test_list_of_protocols_has_what_a_fault_writes(spfemu):
+    found = spfemu("list", "protocols").stdout
+    assert re.search(r"^  bare +1 write to 1 shared line$", found, re.MULTILINE)
+    assert re.search(r"^  spf +3 writes to 2 shared lines$", found, re.MULTILINE)
+    assert "shared writes" not in spfemu("list").stdout
 
 
 def test_completion_prints_a_script(spfemu, monkeypatch):

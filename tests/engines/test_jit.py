@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from spfemu.engines import jit
+from spfemu.engines.cache import cache_directory
 from spfemu.engines.native import NativeEngine
 from spfemu.engines.source import functions_of, link, load_override
 from spfemu.engines.stepped import StepEngine
@@ -135,12 +136,12 @@ def test_the_least_recently_used_objects_go(cache, tmp_path, monkeypatch):
 
 def test_the_cache_directory_follows_the_environment(monkeypatch):
     monkeypatch.setenv("SPFEMU_CACHE_DIR", "/own")
-    assert jit.cache_directory() == Path("/own")
+    assert cache_directory() == Path("/own")
     monkeypatch.delenv("SPFEMU_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert jit.cache_directory() == Path("/xdg/spfemu")
+    assert cache_directory() == Path("/xdg/spfemu")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert jit.cache_directory() == Path.home() / ".cache" / "spfemu"
+    assert cache_directory() == Path.home() / ".cache" / "spfemu"
 
 
 def test_a_call_with_other_arguments_is_refused(cache, tmp_path):

@@ -8,9 +8,14 @@ from pathlib import Path
 import pytest
 
 from spfemu.errors import UsageError
+from spfemu.measure import shared_writes
 from spfemu.measure.build import protocols
 from spfemu.measure.plan import LOOKUP
-from spfemu.measure.shared_writes import shared_writes_per_fault, shared_writes_per_mapping
+from spfemu.measure.shared_writes import (
+    shared_writes_per_fault,
+    shared_writes_per_mapping,
+    shared_writes_table,
+)
 
 count = cache(shared_writes_per_fault)
 PTE = r"frame\[\d+\]\+0x[0-9a-f]+"
@@ -82,3 +87,23 @@ def test_writers_pay_twice_for_a_latched_tree():
 def test_an_unknown_protocol_is_refused():
     with pytest.raises(UsageError, match="did you mean 'spf'"):
         shared_writes_per_fault("spff")
+
+
+def test_the_table_is_counted_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("SPFEMU_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(shared_writes, "shared_writes_per_fault", count)
+    said = []
+    first = shared_writes_table(lambda message, _fraction: said.append(message))
+    assert first == {name: count(name) for name in protocols()}
+    assert len(said) == len(first)
+    assert shared_writes_table(lambda message, _fraction: said.append(message)) == first
+    assert len(said) == len(first)
+
+
+def test_other_sources_are_counted_again(monkeypatch, tmp_path):
+    before = shared_writes._sources()
+    (tmp_path / "__init__.py").write_text("")
+    monkeypatch.setattr(shared_writes.spfemu, "__file__", str(tmp_path / "__init__.py"))
+    one = shared_writes._sources()
+    (tmp_path / "__init__.py").write_text("X = 1")
+    assert len({before, one, shared_writes._sources()}) == 3
