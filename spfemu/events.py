@@ -93,6 +93,8 @@ class Event(IntEnum):
     VMA_LOCK_ABORT_ANON_VMA = 92  # no anon_vma yet
     VMA_LOCK_ACCESS_ERROR = 93  # own: access not allowed, left to the locked path
 
+    SPF_ABORT_MMU_NOTIFIER = 99  # own: a subscriber to the mm is being registered
+
     CALL_MREMAP = 140
     CALL_MLOCK = 142
     CALL_MINCORE = 143
@@ -100,6 +102,11 @@ class Event(IntEnum):
     FAULT_SIGBUS = 146  # own: nothing behind the mapping
     STACK_GROWN = 145  # own: faults below a stack that made it grow
     PAGES_MOVED = 141  # own: ptes that mremap moved
+
+    MMU_NOTIFIER_REGISTER = 210  # own: subscribers registered
+    MMU_NOTIFIER_INVALIDATE = 211  # own: invalidations that a subscriber was told of
+    MMU_NOTIFIER_FAULT = 212  # own: pages looked up for a subscriber
+    MMU_NOTIFIER_RETRY = 213  # own: of them, given up for an invalidation
 
 
 ABORT_REASONS = tuple(e for e in Event if e.name.startswith("SPF_ABORT_"))

@@ -42,6 +42,8 @@ VMACACHE_SIZE = 4
 """Entries of the per-thread VMA cache (Linux 5.12, include/linux/mm_types_task.h)."""
 GATHER_SHARED = 57
 """Frames that others map too which a gather holds before it has to flush."""
+NOTIFIER_SHADOW = 16
+"""Entries of the direct-mapped translation table of an MMU notifier's subscriber."""
 NR_EVENTS = 256
 """Counters that each CPU has room for."""
 HIST_SUB_BITS = 5
@@ -136,6 +138,13 @@ class RWSEM_WAITER(Struct):
     task = word("futex word: bit 0 while waiting, bit 1 once signalled", lock="atomic")
     deadline = word("cycle count after which the waiter asks for handoff", lock="owner")
     cpu = word("address of the waiting CPU's block", lock="owner")
+
+
+class PERCPU_RWSEM(Struct):
+    """percpu_rw_semaphore (Linux 5.12, include/linux/percpu-rwsem.h); readers are in their CPUs."""
+
+    rss = word("writers inside or coming: readers have to look at `block`", lock="atomic")
+    block = word("1 while a writer has it or waits for the readers inside", lock="atomic")
 
 
 class OSQ_NODE(Struct):
@@ -283,6 +292,20 @@ class ANON_VMA(Struct, pad_to_line=True):
     parent = word("ANON_VMA of the VMA that was forked, or 0", lock="owner")
 
 
+class MMU_NOTIFIER(Struct, pad_to_line=True):
+    """A subscriber to changes of an mm's mappings, with what it has read: a secondary MMU's TLB."""
+
+    mm = word("the mm; 0 once that is gone", lock="mmap_lock, mmu_notifier_lock")
+    next = word("next subscriber of the mm, or next free slot", lock="as mm; notifier_slab_lock")
+    in_use = word("1 while handed out", lock="owner")
+    lock = word("spinlock over what follows", lock="atomic")
+    in_progress = word("invalidations that have started and not ended", lock="lock")
+    invalidate_seq = word("counted up at the end of each", lock="lock")
+    nr_starts = word("invalidations that have started", lock="lock")
+    nr_ends = word("invalidations that have ended", lock="lock")
+    shadow = word("(address, frame) pairs", lock="lock", line=True, count=2 * NOTIFIER_SHADOW)
+
+
 class RCU_QUEUE(Struct):
     """Callbacks of one CPU, oldest first (see mm/rcu.py)."""
 
@@ -305,7 +328,7 @@ class MM(Struct, pad_to_line=True):
     highest_vm_end = word("end of the highest VMA [bytes]", lock="mmap_lock")
     pgd = word("address of the top-level table", lock="init")
     id = word("index of this mm", lock="init")
-    in_use = word("1 when set up", lock="init")
+    notifier_subscriptions = word("first MMU_NOTIFIER or 0", lock="mmap_lock, mmu_notifier_lock")
 
     mm_users = word("threads of the process", lock="atomic", line=True)
     map_count = word("number of VMAs", lock="mmap_lock")
@@ -334,6 +357,7 @@ class MM(Struct, pad_to_line=True):
 
     rss_anon = word("anonymous pages mapped, as far as synced", lock="atomic", line=True)
     next_free = word("next free mm or 0", lock="mm_slots_lock")
+    in_use = word("1 when set up", lock="init")
     tlb_gen = word("counted up before each TLB flush", lock="atomic", line=True)
     cpumask = word("bit per CPU that runs this mm", lock="atomic", count=NR_CPUS_MAX // 32)
 
@@ -345,6 +369,8 @@ class MM(Struct, pad_to_line=True):
     rlimit_data = word("RLIMIT_DATA [bytes]")
     rlimit_memlock = word("RLIMIT_MEMLOCK [bytes]")
     rlimit_stack = word("RLIMIT_STACK [bytes]")
+
+    mmu_notifier_lock = embed(PERCPU_RWSEM, "keeps subscribers from speculative copies", line=True)
 
 
 class CPU(Struct, pad_to_line=True):
@@ -384,6 +410,7 @@ class CPU(Struct, pad_to_line=True):
     state = word("CPU_OFFLINE, CPU_IDLE or CPU_RUNNING", lock="owner")
     rcu_qs = word("newest grace period in which it was quiescent", lock="owner")
     fatal_signal = word("1: killable waits end with -EINTR", lock="atomic")
+    percpu_read = word("the PERCPU_RWSEM that it holds for reading, or 0", lock="owner")
 
     # What the parent samples.
     operations = word("operations finished", lock="owner", line=True)
@@ -437,6 +464,8 @@ class SYSTEM(Struct, pad_to_line=True):
     files = word("address of the FILE slab")
     mappings = word("address of the ADDRESS_SPACE slab")
     nr_files = word("slots of either")
+    notifiers = word("address of the MMU_NOTIFIER slab")
+    nr_notifiers = word("its slots")
     vmemmap = word("address of the PAGE of frame 0")
     frames = word("address of frame 0")
     zero_pfn = word("address of the zero page")
@@ -465,6 +494,9 @@ class SYSTEM(Struct, pad_to_line=True):
     mapping_free = word("list of free ADDRESS_SPACE slots", lock="files_lock")
     mm_slots_lock = word("spinlock over free mms", lock="atomic", line=True)
     mm_free = word("list of free mms", lock="mm_slots_lock")
+    notifier_slab_lock = word("spinlock over free MMU_NOTIFIERs", lock="atomic", line=True)
+    notifier_free = word("list of free slots", lock="notifier_slab_lock")
+    mm_all_locks = embed(RWSEM, "mutex of who takes all rmap locks of an mm", line=True)
 
     rcu_gp = word("number of the running grace period", lock="atomic", line=True)
 

@@ -31,6 +31,7 @@ from spfemu.layout import (
     HISTOGRAM,
     MAGIC,
     MM,
+    MMU_NOTIFIER,
     NR_CPUS_MAX,
     PAGE,
     PAGE_SIZE,
@@ -90,6 +91,7 @@ class Geometry:
     nr_spare_mms: int = 0
     nr_avcs: int = 256
     nr_files: int = 64
+    nr_notifiers: int = 4
 
     def __post_init__(self) -> None:
         if not 1 <= self.nr_cpus <= NR_CPUS_MAX:
@@ -113,6 +115,7 @@ class Geometry:
             ("avcs", ANON_VMA_CHAIN.SIZE * self.nr_avcs, 128),
             ("files", FILE.SIZE * self.nr_files, 128),
             ("mappings", ADDRESS_SPACE.SIZE * self.nr_files, 128),
+            ("notifiers", MMU_NOTIFIER.SIZE * self.nr_notifiers, 128),
             ("vmas", VMA.SIZE * self.nr_vmas, 128),
             ("vmemmap", PAGE.SIZE * self.nr_frames, 128),
             ("frames", PAGE_SIZE * self.nr_frames, PAGE_SIZE),
@@ -132,9 +135,9 @@ class Geometry:
 class Segment:
     """One mapped segment with NumPy views of its structs.
 
-    `system`, `cpus`, `mms`, `histograms`, `anon_vmas`, `avcs`, `files`, `mappings`, `vmas`, `pages`
-    are structured arrays, `words` is all of it as int64; all are live views.  The mapping goes with
-    the last view.
+    `system`, `cpus`, `mms`, `histograms`, `anon_vmas`, `avcs`, `files`, `mappings`, `notifiers`,
+    `vmas`, `pages` are structured arrays, `words` is all of it as int64; all are live views.  The
+    mapping goes with the last view.
     """
 
     def __init__(self, fd: int, base: int, geometry: Geometry) -> None:
@@ -155,6 +158,7 @@ class Segment:
         self.avcs = self._view("avcs", ANON_VMA_CHAIN, geometry.nr_avcs)
         self.files = self._view("files", FILE, geometry.nr_files)
         self.mappings = self._view("mappings", ADDRESS_SPACE, geometry.nr_files)
+        self.notifiers = self._view("notifiers", MMU_NOTIFIER, geometry.nr_notifiers)
         self.vmas = self._view("vmas", VMA, geometry.nr_vmas)
         self.pages = self._view("vmemmap", PAGE, geometry.nr_frames)
 
@@ -249,10 +253,9 @@ class Segment:
         system["base"], system["size"] = self.base, self.size
         for size in fields(Geometry):
             system[size.name] = getattr(g, size.name)
-        for name in ("cpus", "mms", "vmas", "anon_vmas", "avcs", "files", "mappings"):
-            system[name] = self.address[name]
-        for name in ("vmemmap", "frames", "histograms"):
-            system[name] = self.address[name]
+        for name in SYSTEM.dtype.names or ():
+            if name in self.address:
+                system[name] = self.address[name]
         system["zero_pfn"] = self.address["frames"]
         system["scratch"], system["nr_scratch"] = self.address["scratch"], NR_SCRATCH
         system["cycles_per_tick"] = CYCLES_PER_TICK
@@ -272,6 +275,9 @@ class Segment:
             _chain(self.mappings, "next_free", self.address["mappings"], ADDRESS_SPACE.SIZE)
             system["file_free"] = self.address["files"]
             system["mapping_free"] = self.address["mappings"]
+        if g.nr_notifiers:
+            _chain(self.notifiers, "next", self.address["notifiers"], MMU_NOTIFIER.SIZE)
+            system["notifier_free"] = self.address["notifiers"]
 
     def _reset_cpus(self, seed: int) -> None:
         g, cpus = self.geometry, self.cpus

@@ -16,6 +16,7 @@ from spfemu.checks.frames import check_frames
 from spfemu.checks.latch import check_latch
 from spfemu.checks.locks import check_locks, check_vma_locks
 from spfemu.checks.mms import check_mms
+from spfemu.checks.notifiers import check_notifiers
 from spfemu.checks.state import State
 from spfemu.checks.tables import check_entries, check_tables
 from spfemu.checks.vmas import check_vma_slab, check_vmas
@@ -47,4 +48,5 @@ def check_segment(segment: Segment) -> list[str]:
     check_anon_vmas(state)
     check_frames(state)
     check_tlbs(state)
+    check_notifiers(state)
     return state.findings.messages

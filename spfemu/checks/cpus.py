@@ -16,6 +16,7 @@ AT_REST = {
     "irqs_disabled": "has interrupts off",
     "rcu_nesting": "is inside an RCU read-side section",
     "mmap_lock_held": "still holds the mmap lock",
+    "percpu_read": "still holds an mmu_notifier_lock",
 }
 GATHER_EMPTY = ("mm", "pages", "nr_pages", "tables", "nr_tables", "need_flush", "nr_shared")
 FAULT_ENDS = (
@@ -45,6 +46,9 @@ CALLS = (
     Event.CALL_MADVISE,
     Event.CALL_BRK,
     Event.CALL_FORK,
+    Event.CALL_MREMAP,
+    Event.CALL_MLOCK,
+    Event.CALL_MINCORE,
 )
 Sums = tuple[tuple[tuple[Event, ...], tuple[Event, ...]], ...]
 EQUAL_SUMS: Sums = (
@@ -58,7 +62,7 @@ BOUNDED_SUMS: Sums = (
     ((Event.SPF_ABORT,), (Event.SPF_ATTEMPT,)),
     ((Event.SPF_ATTEMPT_ANON, Event.SPF_ATTEMPT_PTE), (Event.SPF_ATTEMPT,)),
     ((Event.SPF_ATTEMPT_WP,), (Event.SPF_ATTEMPT_PTE,)),
-    (FAULT_ENDS, (Event.PGFAULT,)),
+    (FAULT_ENDS, (Event.PGFAULT, Event.POPULATE_FAULT)),
     ((Event.CALL_FAILED,), CALLS),
 )
 """Pairs of counters of which the first is at most the second."""

@@ -7,10 +7,13 @@ import numpy as np
 
 from spfemu.checks.findings import Words
 from spfemu.checks.state import State
-from spfemu.layout import ADDRESS_SPACE, MM, RWSEM, VMA
+from spfemu.layout import ADDRESS_SPACE, MM, RWSEM, SYSTEM, VMA
 from spfemu.mm.rwsem import RWSEM_READER_OWNED
 
-GLOBAL_LOCKS = ("zone_lock", "vma_lock", "anon_vma_lock", "avc_lock", "mm_slots_lock", "files_lock")
+GLOBAL_LOCKS = (
+    *("zone_lock", "vma_lock", "anon_vma_lock", "avc_lock", "mm_slots_lock"),
+    *("files_lock", "notifier_slab_lock"),
+)
 
 
 def check_locks(state: State) -> None:
@@ -18,6 +21,7 @@ def check_locks(state: State) -> None:
     segment, findings = state.segment, state.findings
     for name in GLOBAL_LOCKS:
         _check_spinlock(state, name, int(segment.system[name]))
+    _check_rwsem(state, "mm_all_locks", segment.address["system"] + SYSTEM.mm_all_locks)
     findings.each(
         np.flatnonzero(segment.pages["ptl"]),
         lambda i: (

@@ -315,6 +315,8 @@ def held_locks(segment: Segment, index: int) -> list[str]:
     mode = int(cpu["mmap_lock_held"])
     if mode:
         held.append(f"mmap_lock of mm {mm_index} for {'reading' if mode == 1 else 'writing'}")
+    if int(cpu["percpu_read"]):
+        held.append(f"mmu_notifier_lock of mm {mm_index} for reading")
     for i, mm in enumerate(segment.mms):
         if int(mm["page_table_lock"]) == me:
             held.append(f"page_table_lock of mm {i}")

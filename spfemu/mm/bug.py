@@ -22,6 +22,8 @@ class Bug(IntEnum):
     SLEEP_IN_ATOMIC = 73
     TABLE_MISSING = 74
     MM_IN_USE = 75
+    PERCPU_READ_NESTED = 76
+    PERCPU_NOT_ANNOUNCED = 77
 
 
 @kernel

@@ -18,6 +18,11 @@ from spfemu.mm.limits import VM_LOCKED_MASK, vm_stat_account
 from spfemu.mm.memory import sync_mm_rss
 from spfemu.mm.mmap import remove_vma_list
 from spfemu.mm.mmap_lock import mmap_write_lock, mmap_write_lock_killable, mmap_write_unlock
+from spfemu.mm.mmu_notifier import (
+    mmu_notifier_invalidate_range_end,
+    mmu_notifier_invalidate_range_start,
+    mmu_notifier_release,
+)
 from spfemu.mm.page_alloc import alloc_zeroed_page, get_page, page_address, virt_to_page
 from spfemu.mm.pgtable import (
     alloc_pmd,
@@ -159,6 +164,7 @@ def exit_mmap(cpu: int, mm: int) -> None:
 
     So the lock is free, and VMAs are freed at once.  No CPU runs the mm: the flush asks nobody.
     """
+    mmu_notifier_release(cpu, mm)
     vma = load(mm + MM.mmap)
     if vma != 0:
         mmap_write_lock(cpu, mm)
@@ -295,6 +301,17 @@ def copy_page_range(cpu: int, vma: int, src_vma: int) -> int:
     """
     if load(src_vma + VMA.anon_vma) == 0 or load(src_vma + VMA.vm_flags) & Vm.WIPEONFORK:
         return 0
+    src_mm = load(src_vma + VMA.vm_mm)
+    end = load(src_vma + VMA.vm_end)
+    mmu_notifier_invalidate_range_start(cpu, src_mm, load(src_vma + VMA.vm_start), end)
+    error = copy_pmd_range(cpu, vma, src_vma)
+    mmu_notifier_invalidate_range_end(cpu, src_mm, load(src_vma + VMA.vm_start), end)
+    return error
+
+
+@kernel
+def copy_pmd_range(cpu: int, vma: int, src_vma: int) -> int:
+    """Copy what the tables of a VMA map; 0 or -ENOMEM with a part done."""
     src_mm = load(src_vma + VMA.vm_mm)
     mm = load(vma + VMA.vm_mm)
     end = load(src_vma + VMA.vm_end)

@@ -13,8 +13,13 @@ from typing import TYPE_CHECKING
 
 from spfemu.events import Event
 from spfemu.kernel import kernel
-from spfemu.layout import CPU, MM, PAGE, PAGE_SHIFT, VMA, VMF
+from spfemu.layout import CPU, MM, PAGE, PAGE_SHIFT, PAGE_SIZE, VMA, VMF
 from spfemu.mm.flags import PTE_ADDR_MASK, FaultFlag, PageKind, Pte, Vm, VmFault
+from spfemu.mm.mmu_notifier import (
+    mmu_notifier_invalidate_range,
+    mmu_notifier_invalidate_range_end,
+    mmu_notifier_invalidate_range_start,
+)
 from spfemu.mm.page_alloc import (
     alloc_page,
     alloc_zeroed_page,
@@ -24,6 +29,7 @@ from spfemu.mm.page_alloc import (
     put_page,
     virt_to_page,
 )
+from spfemu.mm.percpu_rwsem import percpu_down_read_trylock, percpu_up_read
 from spfemu.mm.pgtable import (
     alloc_pmd,
     pte_lockptr,
@@ -223,12 +229,12 @@ def wp_can_reuse(page: int) -> int:
 def wp_page_copy(cpu: int, vmf: int, old: int) -> int:
     """Copy `old` (0: the zero page) to a fresh frame and map that, if nothing changed meanwhile.
 
-    Passes the gate a second time: the page-table lock was dropped for the copy.
+    A speculative fault keeps subscribers from registering until it is done: it does not hold the
+    mmap lock, and they must hear of its invalidation from start to end or not at all.
     """
     result = vmf_anon_vma_prepare(cpu, vmf)
     if result != 0:
         return result
-    vma = load(vmf + VMF.vma)
     page = alloc_page(cpu, PageKind.ANON)
     if page == 0:
         return VmFault.OOM
@@ -236,6 +242,27 @@ def wp_page_copy(cpu: int, vmf: int, old: int) -> int:
         clear_page(page_address(cpu, page))
     else:
         copy_page(page_address(cpu, page), page_address(cpu, old))
+    mm = load(cpu + CPU.mm)
+    speculative = load(vmf + VMF.flags) & SPECULATIVE
+    if speculative and percpu_down_read_trylock(cpu, mm + MM.mmu_notifier_lock) == 0:
+        count_vm_event(cpu, Event.SPF_ABORT_MMU_NOTIFIER)
+        put_new_page(cpu, page)
+        return VmFault.RETRY
+    address = load(vmf + VMF.address)
+    mmu_notifier_invalidate_range_start(cpu, mm, address, address + PAGE_SIZE)
+    result = wp_page_map_copy(cpu, vmf, old, page)
+    mmu_notifier_invalidate_range_end(cpu, mm, address, address + PAGE_SIZE)
+    if speculative:
+        percpu_up_read(cpu, mm + MM.mmu_notifier_lock)
+    return result
+
+
+@kernel
+def wp_page_map_copy(cpu: int, vmf: int, old: int, page: int) -> int:
+    """Map `page` in place of `old` if nothing changed meanwhile; returns VM_FAULT_* bits.
+
+    Passes the gate a second time: the page-table lock was dropped for the copy.
+    """
     if pte_map_lock(cpu, vmf) == 0:
         put_new_page(cpu, page)
         return VmFault.RETRY
@@ -245,10 +272,14 @@ def wp_page_copy(cpu: int, vmf: int, old: int) -> int:
         spin_unlock(load(vmf + VMF.ptl))
         put_new_page(cpu, page)
         return 0
-    # no CPU may go on reading the old frame once the new one can be written
+    # nobody may go on reading the old frame once the new one can be written
+    mm = load(cpu + CPU.mm)
+    vma = load(vmf + VMF.vma)
+    address = load(vmf + VMF.address)
     set_pte(pte, 0)
-    flush_tlb_mm(cpu, load(cpu + CPU.mm))
-    page_add_new_anon_rmap(page, vma, load(vmf + VMF.address))
+    flush_tlb_mm(cpu, mm)
+    mmu_notifier_invalidate_range(cpu, mm, address, address + PAGE_SIZE)
+    page_add_new_anon_rmap(page, vma, address)
     set_pte(pte, page_address(cpu, page) | load(vma + VMA.vm_page_prot) | WRITABLE)
     count_vm_event(cpu, Event.WP_COPY)
     if old == 0:

@@ -28,6 +28,10 @@ from spfemu.mm.i_mmap import vma_i_mmap_lock, vma_i_mmap_unlock, vma_link_file
 from spfemu.mm.limits import VM_LOCKED_MASK, may_expand_vm, mlock_error, vm_stat_account
 from spfemu.mm.mmap import do_munmap, get_unmapped_area, page_align
 from spfemu.mm.mmap_lock import mmap_read_lock, mmap_read_unlock, mmap_write_lock_killable
+from spfemu.mm.mmu_notifier import (
+    mmu_notifier_invalidate_range_end,
+    mmu_notifier_invalidate_range_start,
+)
 from spfemu.mm.pgtable import (
     alloc_pmd,
     find_pmd,
@@ -422,6 +426,7 @@ def move_page_tables(cpu: int, vma: int, old_addr: int, new_addr: int, length: i
     mm = load(vma + VMA.vm_mm)
     anon_vma = load(vma + VMA.anon_vma)
     done = 0
+    mmu_notifier_invalidate_range_start(cpu, mm, old_addr, old_addr + length)
     vma_i_mmap_lock(cpu, vma)
     if anon_vma != 0:
         anon_vma_lock(cpu, anon_vma)
@@ -449,6 +454,7 @@ def move_page_tables(cpu: int, vma: int, old_addr: int, new_addr: int, length: i
     if anon_vma != 0:
         anon_vma_unlock(anon_vma)
     vma_i_mmap_unlock(cpu, vma)
+    mmu_notifier_invalidate_range_end(cpu, mm, old_addr, old_addr + length)
     return done
 
 

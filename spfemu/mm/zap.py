@@ -29,6 +29,10 @@ from spfemu.mm.flags import (
 )
 from spfemu.mm.i_mmap import unlink_file_vmas
 from spfemu.mm.memory import add_mm_rss, page_remove_rmap, sync_mm_rss
+from spfemu.mm.mmu_notifier import (
+    mmu_notifier_invalidate_range_end,
+    mmu_notifier_invalidate_range_start,
+)
 from spfemu.mm.page_alloc import virt_to_page
 from spfemu.mm.pgtable import (
     find_pmd,
@@ -75,7 +79,9 @@ def unmap_region(cpu: int, mm: int, vma: int, prev_end: int, next_start: int) ->
     end = start
     while vma != 0:
         end = load(vma + VMA.vm_end)
+        mmu_notifier_invalidate_range_start(cpu, mm, load(vma + VMA.vm_start), end)
         unmap_page_range(cpu, mm, load(vma + VMA.vm_start), end)
+        mmu_notifier_invalidate_range_end(cpu, mm, load(vma + VMA.vm_start), end)
         vma = load(vma + VMA.vm_next)
     # who takes pages away from a file must not walk tables that are being freed
     unlink_file_vmas(cpu, first)
@@ -89,7 +95,9 @@ def zap_page_range(cpu: int, vma: int, start: int, end: int) -> None:
     """Zap part of a live VMA, keeping the page tables; the mmap lock is held in any mode."""
     mm = load(vma + VMA.vm_mm)
     tlb_gather_mmu(cpu, mm)
+    mmu_notifier_invalidate_range_start(cpu, mm, start, end)
     unmap_page_range(cpu, mm, start, end)
+    mmu_notifier_invalidate_range_end(cpu, mm, start, end)
     tlb_finish_mmu(cpu)
     sync_mm_rss(cpu)
 
@@ -209,6 +217,7 @@ def change_protection(cpu: int, vma: int, start: int, end: int) -> None:
     if CONFIG_LINUX_VERSION >= MPROTECT_MAKES_WRITABLE and load(vma + VMA.vm_flags) & Vm.WRITE:
         writable = Pte.RW
     changed = 0
+    mmu_notifier_invalidate_range_start(cpu, mm, start, end)
     address = start
     while address < end:
         next_ = pmd_addr_end(address, end)
@@ -222,6 +231,7 @@ def change_protection(cpu: int, vma: int, start: int, end: int) -> None:
         address = next_
     if changed != 0:
         flush_tlb_mm(cpu, mm)
+    mmu_notifier_invalidate_range_end(cpu, mm, start, end)
 
 
 @kernel

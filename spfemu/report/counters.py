@@ -75,11 +75,16 @@ COUNTERS = {
     "VMA_LOCK_ABORT_RANGE": "aborts: the VMA does not cover the address any more",
     "VMA_LOCK_ABORT_ANON_VMA": "aborts: the mapping has no anon_vma yet",
     "VMA_LOCK_ACCESS_ERROR": "such faults that the mapping does not allow",
+    "SPF_ABORT_MMU_NOTIFIER": "aborts: a subscriber to changes of mappings is coming or going",
     "CALL_MREMAP": "calls of mremap",
     "CALL_MLOCK": "calls of the mlock family",
     "CALL_MINCORE": "calls of mincore",
     "POPULATE_FAULT": "pages touched by the kernel in advance",
     "STACK_GROWN": "faults below a stack that made it grow",
     "PAGES_MOVED": "ptes that mremap moved",
+    "MMU_NOTIFIER_REGISTER": "subscriptions to changes of mappings",
+    "MMU_NOTIFIER_INVALIDATE": "changes that a subscriber was told of",
+    "MMU_NOTIFIER_FAULT": "pages looked up for a subscriber",
+    "MMU_NOTIFIER_RETRY": "of them, given up for a change meanwhile",
 }
 """Descriptions by the names of `spfemu.events.Event`, in its order."""

@@ -2,12 +2,14 @@
 """Broken variants of protocols, and the search for an order of steps that shows it."""
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from process import Process, Threads, program
 
 from spfemu.checks import check_segment
 from spfemu.engines.plain import KernelPanic
+from spfemu.engines.source import KernelFunction
 from spfemu.engines.stepped import StepEngine
 from spfemu.segment import Geometry, Segment
 
@@ -31,12 +33,14 @@ from spfemu.primitives import *
 """
 
 
-def engine_with(protocol: str, text: str) -> StepEngine:
-    """Return the stepped kernel with a protocol and functions that replace some of it."""
+def engine_with(
+    protocol: str, text: str, layer: Mapping[str, KernelFunction] | None = None
+) -> StepEngine:
+    """Return the stepped kernel with a protocol, more calls, and functions that replace some."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mutant.py"
         path.write_text(IMPORTS + text)
-        return StepEngine(program(protocol, (str(path),)))
+        return StepEngine(program(protocol, (str(path),), layer))
 
 
 def finds(engine: StepEngine, calls: list[tuple]) -> bool:
