@@ -377,9 +377,9 @@ def warnings_of(cells: Sequence[Prepared], measured: Sequence[results.Result]) -
     for result in measured:
         events = result.events
         faults, attempts = events.get("PGFAULT", 0), events.get("SPF_ATTEMPT", 0)
-        if result.protocol == "spf" and faults and not attempts:
+        if (result.protocol or "").startswith("spf") and faults and not attempts:
             found.append(
-                f"spf with {result.workers} worker{'' if result.workers == 1 else 's'} did not "
+                f"{result.protocol} with {result.workers} worker{'' if result.workers == 1 else 's'} did not "
                 "speculate: a process with a single thread takes its faults as classic does"
             )
         rates = result.faults_per_second

@@ -6,31 +6,55 @@ from __future__ import annotations
 from spfemu.measure import build
 from spfemu.results import Result
 
-RACES = (
-    "SPF_ABORT_ODD",
-    "SPF_ABORT_VMA_COPY",
-    "SPF_ABORT_PTE_MAP_LOCK_SEQ1",
-    "SPF_ABORT_PTE_MAP_LOCK_PMD",
-    "SPF_ABORT_PTE_MAP_LOCK_PTL",
-    "SPF_ABORT_PTE_MAP_LOCK_SEQ2",
+RACES = {
+    "SPF_ATTEMPT": (
+        "SPF_ABORT_ODD",
+        "SPF_ABORT_VMA_COPY",
+        "SPF_ABORT_PTE_MAP_LOCK_SEQ1",
+        "SPF_ABORT_PTE_MAP_LOCK_PMD",
+        "SPF_ABORT_PTE_MAP_LOCK_PTL",
+        "SPF_ABORT_PTE_MAP_LOCK_SEQ2",
+    ),
+    "VMA_LOCK_ATTEMPT": (
+        "VMA_LOCK_RETRY",
+        "VMA_LOCK_MISS",
+        "VMA_LOCK_ABORT_SEQ",
+        "VMA_LOCK_ABORT_BUSY",
+        "VMA_LOCK_ABORT_SEQ_RECHECK",
+        "VMA_LOCK_ABORT_MM",
+        "VMA_LOCK_ABORT_RANGE",
+    ),
+}
+"""By what counts faults without the mmap lock: what only somebody else can have caused of them."""
+ALONE = (
+    "SPF_ABORT_UNMAPPED",
+    "SPF_ABORT_NO_SPECULATE",
+    "SPF_ABORT_ACCESS_ERROR",
+    "SPF_ABORT_PUD",
+    "SPF_ABORT_PMD",
+    "SPF_ABORT_ANON_VMA",
+    "VMA_LOCK_ABORT_UNMAPPED",
+    "VMA_LOCK_ABORT_NOT_ANON",
+    "VMA_LOCK_ABORT_ANON_VMA",
 )
-"""Aborts that only somebody else can have caused; the others may come from a cold mapping."""
+"""Reasons for which it takes nobody else: what is mapped, and what is not there yet."""
 
 
 def no_race(result: Result) -> str | None:
-    """Say that writers ran beside speculative faults and none of these met one; else None.
+    """Say that writers ran beside faults without the mmap lock and none met one; else None.
 
     Such a run shows nothing about what protects the faults, however it ended.
     """
-    attempts = result.events.get("SPF_ATTEMPT", 0)
-    if not result.writers or not attempts:
+    if not result.writers:
         return None
-    if any(result.events.get(name, 0) for name in RACES):
-        return None
-    return (
-        f"none of {attempts} speculative faults of {result.workload} met a writer: use more "
-        "--seconds, --writers or a higher --rate"
-    )
+    for attempts, races in RACES.items():
+        tried = result.events.get(attempts, 0)
+        if tried and not any(result.events.get(name, 0) for name in races):
+            return (
+                f"none of {tried} faults of {result.workload} without the mmap lock met a writer: "
+                "use more --seconds, --writers or a higher --rate"
+            )
+    return None
 
 
 def no_fault(result: Result) -> str | None:

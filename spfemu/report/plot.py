@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The plot of `spfemu scale`: throughput against workers, and how often speculation succeeds.
+"""The plot of `spfemu scale`: throughput against workers, and success without the mmap lock.
 
 Curves differ in colour (Okabe and Ito's, told apart by the colour-blind), marker and dash, so
 that the plot also works in grey.  The same report gives the same SVG, byte for byte.
@@ -20,10 +20,10 @@ from spfemu.report.paths import PLOT_FORMATS
 from spfemu.report.series import (
     QUANTITIES,
     Series,
+    attempts_of,
     group,
     quantity,
     rate_of,
-    speculation_success,
 )
 
 if TYPE_CHECKING:
@@ -94,12 +94,12 @@ def draw(report: Report, image_format: str) -> bytes:
 
 def _figure(report: Report) -> Figure:
     curves = group(report.results)
-    speculating = [c for c in curves if any(speculation_success(p) is not None for p in c.points)]
+    trying = [c for c in curves if any(attempts_of(p) is not None for p in c.points)]
     figure = Figure(figsize=(_WIDTH_IN, _HEIGHT_IN), layout="constrained")
     FigureCanvasAgg(figure)
-    if speculating:
+    if trying:
         throughput, success = figure.subplots(1, 2, width_ratios=(3, 2))
-        _draw_success(success, speculating, styles(curves))
+        _draw_success(success, trying, styles(curves))
     else:
         throughput = figure.subplots()
     _draw_throughput(throughput, curves, styles(curves), quantity(report))
@@ -183,8 +183,8 @@ def _label(curve: Series) -> str:
 
 def _draw_success(axes: Axes, curves: list[Series], style: dict[str, Style]) -> None:
     for curve in curves:
-        points = [(p.workers, speculation_success(p)) for p in curve.points]
-        known = [(workers, 100 * share) for workers, share in points if share is not None]
+        points = [(p.workers, attempts_of(p)) for p in curve.points]
+        known = [(workers, 100 * tried.success) for workers, tried in points if tried is not None]
         axes.plot(
             [workers for workers, _ in known],
             [share for _, share in known],
@@ -194,7 +194,7 @@ def _draw_success(axes: Axes, curves: list[Series], style: dict[str, Style]) -> 
             linestyle=style[curve.name].dashes,
             linewidth=1.6,
         )
-    axes.set_ylabel("speculative attempts that succeed [%]")
+    axes.set_ylabel("attempts without the mmap lock that succeed [%]")
     axes.set_ylim(0, 105)
     _workers_axis(axes, curves)
     axes.legend(loc="lower left", fontsize=9)

@@ -65,19 +65,38 @@ def rate_of(result: Result, name: str) -> Estimate:
     return result.faults_per_second if faults else result.operations_per_second
 
 
-def speculation_success(result: Result) -> float | None:
-    """Share of speculative attempts that were not aborted, or None if there was no attempt."""
-    attempts = result.events.get("SPF_ATTEMPT", 0)
-    if attempts == 0:
-        return None
-    return 1 - result.events.get("SPF_ABORT", 0) / attempts
+@dataclass(frozen=True)
+class Attempts:
+    """Faults of one point that were tried without the mmap lock."""
+
+    how: str
+    """What stood for the lock, as tables name it."""
+    count: int
+    success: float
+    """Share that needed nothing else."""
+    reasons: dict[str, int]
+    """Why the others took the mmap lock, most frequent first; what was not met is left out."""
 
 
-def abort_reasons(result: Result) -> dict[str, int]:
-    """Why attempts were aborted, most frequent first; reasons that were not met are left out."""
+def attempts_of(result: Result) -> Attempts | None:
+    """Return how faults without the mmap lock went, or None if none was tried."""
+    events = result.events
+    if count := events.get("SPF_ATTEMPT", 0):
+        success = 1 - events.get("SPF_ABORT", 0) / count
+        return Attempts("speculation", count, success, _reasons(events, "SPF_ABORT_"))
+    if count := events.get("VMA_LOCK_ATTEMPT", 0):
+        success = events.get("VMA_LOCK_SUCCESS", 0) / count
+        reasons = _reasons(events, "VMA_LOCK_ABORT_", ("VMA_LOCK_RETRY", "VMA_LOCK_ACCESS_ERROR"))
+        return Attempts("VMA lock", count, success, reasons)
+    return None
+
+
+def _reasons(events: dict[str, int], prefix: str, others: tuple[str, ...] = ()) -> dict[str, int]:
+    """Return the counts of the events that begin with `prefix`, without it, and of `others`."""
+    family = prefix.removesuffix("ABORT_")
     counts = {
-        name: count
-        for name, count in result.events.items()
-        if name.startswith("SPF_ABORT_") and count
+        name.removeprefix(prefix).removeprefix(family): count
+        for name, count in events.items()
+        if count and (name.startswith(prefix) or name in others)
     }
     return dict(sorted(counts.items(), key=lambda item: -item[1]))

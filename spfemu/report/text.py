@@ -15,12 +15,11 @@ from rich.text import Text
 from spfemu.report import numbers
 from spfemu.report.series import (
     QUANTITIES,
-    abort_reasons,
+    attempts_of,
     group,
     quantity,
     rate_of,
     series_name,
-    speculation_success,
 )
 from spfemu.results import Estimate, Operand, Percentiles, Ratio, Report, Result
 
@@ -101,19 +100,19 @@ def _table(*columns: str) -> Table:
 def _points(report: Report) -> Table:
     compared = quantity(report)
     rates = f"{QUANTITIES[compared]}/s"
-    table = _table("kernel", "workers", rates, "95 % interval", "x 1 worker", "speculation")
+    table = _table("kernel", "workers", rates, "95 % interval", "x 1 worker", "no mmap lock")
     for curve in group(report.results):
         one = curve.one_worker
         for point in curve.points:
             rate = rate_of(point, compared)
-            success = speculation_success(point)
+            attempts = attempts_of(point)
             table.add_row(
                 curve.name,
                 f"{point.workers}{'*' if point.oversubscribed else ''}",
                 numbers.rate(rate.median),
                 numbers.interval(rate.low, rate.high),
                 _times(rate.median, None if one is None else rate_of(one, compared).median),
-                "-" if success is None else numbers.percent(success),
+                "-" if attempts is None else numbers.percent(attempts.success),
             )
     if any(r.oversubscribed for r in report.results):
         table.caption = "* more workers than cores: no point of the curve"
@@ -129,15 +128,15 @@ def _aborts(report: Report) -> list[Text]:
     """Say why attempts were aborted, for the point of each curve with the most workers."""
     lines = []
     for curve in group(report.results):
-        reasons = abort_reasons(curve.points[-1])
-        if reasons:
+        attempts = attempts_of(curve.points[-1])
+        if attempts is not None and attempts.reasons:
             workers = numbers.count(curve.points[-1].workers, "worker")
-            lines.append(Text(f"aborts of {curve.name}, {workers}: {_counts(reasons)}"))
+            lines.append(Text(f"aborts of {curve.name}, {workers}: {_counts(attempts.reasons)}"))
     return lines
 
 
 def _counts(reasons: dict[str, int]) -> str:
-    return ", ".join(f"{name.removeprefix('SPF_ABORT_')} {n}" for name, n in reasons.items())
+    return ", ".join(f"{name} {n}" for name, n in reasons.items())
 
 
 def _ratios(report: Report) -> Table:
@@ -188,13 +187,12 @@ def _result(result: Result) -> list[Text]:
     if result.writer_operations_per_second is not None:
         text = _estimate(result.writer_operations_per_second, result)
         lines.append(_line("writer operations/s", text))
-    success = speculation_success(result)
-    if success is not None:
-        attempts = result.events["SPF_ATTEMPT"]
-        lines.append(_line("speculation", f"{numbers.percent(success)} of {attempts} attempts"))
-        reasons = abort_reasons(result)
-        if reasons:
-            lines.append(_line("aborts", _counts(reasons)))
+    attempts = attempts_of(result)
+    if attempts is not None:
+        share = f"{numbers.percent(attempts.success)} of {attempts.count} attempts"
+        lines.append(_line(attempts.how, share))
+        if attempts.reasons:
+            lines.append(_line("aborts", _counts(attempts.reasons)))
     if result.latency_ns is not None:
         lines += _latency("fault latency", result.latency_ns.faults)
         lines += _latency("writer latency", result.latency_ns.writers)

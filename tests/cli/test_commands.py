@@ -222,7 +222,7 @@ def test_writers_that_no_speculation_met_are_inconclusive(
     monkeypatch.setattr(compare, "scale", lambda *_a, **_k: report)
     answer = spfemu("scale")
     assert answer.exit_code == ExitCode.INCONCLUSIVE
-    assert "none of 1000 speculative faults of page_fault1 met a writer" in answer.stdout
+    assert "none of 1000 faults of page_fault1 without the mmap lock met a writer" in answer.stdout
     met = replace(alone, events={**alone.events, "SPF_ABORT_ODD": 1})
     report = replace(report, results=[met])
     assert spfemu("scale").exit_code == ExitCode.OK

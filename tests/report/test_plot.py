@@ -46,7 +46,7 @@ def test_it_says_what_was_measured_where(scale_report, as_text):
         "spf: emulated",
         "host: this machine's kernel",
         "linear scaling",
-        "speculative attempts that succeed",
+        "attempts without the mmap lock that succeed",
         "Test CPU, 2 cores",
         "seed 0x2a",
     ):

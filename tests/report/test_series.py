@@ -19,9 +19,29 @@ def test_points_with_more_workers_than_cores_are_no_part_of_a_curve(build_point)
     assert curve.one_worker is points[0]
 
 
-def test_speculation_success_needs_attempts(build_point):
-    assert series.speculation_success(build_point("classic", 1, 1e6)) is None
-    assert series.speculation_success(build_point("spf", 1, 1e6)) == 0.996
+def test_success_needs_attempts(build_point):
+    assert series.attempts_of(build_point("classic", 1, 1e6)) is None
+    speculation = series.attempts_of(build_point("spf", 1, 1e6))
+    assert (speculation.how, speculation.count, speculation.success) == ("speculation", 1000, 0.996)
+    assert speculation.reasons == {"PMD": 3, "PUD": 1}
+
+
+def test_attempts_under_the_lock_of_a_vma(build_point):
+    events = {
+        "VMA_LOCK_ATTEMPT": 200,
+        "VMA_LOCK_SUCCESS": 190,
+        "VMA_LOCK_MISS": 9,
+        "VMA_LOCK_ABORT": 7,
+        "VMA_LOCK_ABORT_SEQ": 3,
+        "VMA_LOCK_ABORT_ANON_VMA": 4,
+        "VMA_LOCK_RETRY": 2,
+        "VMA_LOCK_ACCESS_ERROR": 1,
+    }
+    found = series.attempts_of(build_point("vma-lock", 1, 1e6, events=events))
+    assert (found.how, found.count, found.success) == ("VMA lock", 200, 0.95)
+    assert list(found.reasons.items()) == [
+        ("ANON_VMA", 4), ("SEQ", 3), ("RETRY", 2), ("ACCESS_ERROR", 1),
+    ]  # fmt: skip
 
 
 def test_abort_reasons_come_most_frequent_first(build_point):
