@@ -378,9 +378,10 @@ def warnings_of(cells: Sequence[Prepared], measured: Sequence[results.Result]) -
         events = result.events
         faults, attempts = events.get("PGFAULT", 0), events.get("SPF_ATTEMPT", 0)
         if (result.protocol or "").startswith("spf") and faults and not attempts:
+            plural = "" if result.workers == 1 else "s"
             found.append(
-                f"{result.protocol} with {result.workers} worker{'' if result.workers == 1 else 's'} did not "
-                "speculate: a process with a single thread takes its faults as classic does"
+                f"{result.protocol} with {result.workers} worker{plural} did not speculate: "
+                "a process with a single thread takes its faults as classic does"
             )
         rates = result.faults_per_second
         if 1 < len(rates.samples) < statistics.MIN_SAMPLES:

@@ -14,6 +14,7 @@ RACES = {
         "SPF_ABORT_PTE_MAP_LOCK_PMD",
         "SPF_ABORT_PTE_MAP_LOCK_PTL",
         "SPF_ABORT_PTE_MAP_LOCK_SEQ2",
+        "SPF_ABORT_MMU_NOTIFIER",
     ),
     "VMA_LOCK_ATTEMPT": (
         "VMA_LOCK_RETRY",

@@ -87,4 +87,4 @@ COUNTERS = {
     "MMU_NOTIFIER_FAULT": "pages looked up for a subscriber",
     "MMU_NOTIFIER_RETRY": "of them, given up for a change meanwhile",
 }
-"""Descriptions by the names of `spfemu.events.Event`, in its order."""
+"""Descriptions by the names of `spfemu.events.Event`."""

@@ -44,11 +44,6 @@ def test_attempts_under_the_lock_of_a_vma(build_point):
     ]  # fmt: skip
 
 
-def test_abort_reasons_come_most_frequent_first(build_point):
-    found = series.abort_reasons(build_point("spf", 1, 1e6))
-    assert list(found.items()) == [("SPF_ABORT_PMD", 3), ("SPF_ABORT_PUD", 1)]
-
-
 def test_operations_are_compared_where_there_are_no_faults(build_point, build_report):
     faults = build_report([build_point("spf", 1, 1e6)])
     none = build_report(

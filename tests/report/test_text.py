@@ -126,6 +126,6 @@ def test_an_inconclusive_ratio_is_marked(scale_report):
     assert row(replace(scale_report, ratios=[first]), "classic,")[-1] == "inconclusive"
 
 
-def test_every_counter_has_its_line_in_the_order_of_events():
-    assert list(COUNTERS) == [event.name for event in events.Event]
+def test_every_counter_has_its_line():
+    assert sorted(COUNTERS) == sorted(event.name for event in events.Event)
     assert all(line and "\n" not in line for line in COUNTERS.values())
