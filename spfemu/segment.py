@@ -168,23 +168,25 @@ class Segment:
         return words.view(struct.dtype)
 
     @classmethod
-    def create(cls, geometry: Geometry) -> Segment:
+    def create(cls, geometry: Geometry, *, populate: bool = True) -> Segment:
         """Make, map, populate and initialise a segment.
 
-        Raises ResourceError when there is not enough memory.
+        Without `populate` frames take memory when they are used: for what is not measured.  Raises
+        ResourceError when there is not enough memory.
         """
         size = geometry.size
         available = _available_memory()
-        if size > available * 0.9:
+        needed = size if populate else geometry.areas()["frames"][0]
+        if needed > available * 0.9:
             raise ResourceError(
-                f"the segment needs {size >> 20} MiB and {available >> 20} MiB are available: "
+                f"the segment needs {needed >> 20} MiB and {available >> 20} MiB are available: "
                 "use fewer workers or a smaller --size"
             )
         fd = os.memfd_create("spfemu", os.MFD_CLOEXEC)
         try:
             os.fchmod(fd, 0o600)
             os.ftruncate(fd, size)
-            base = _map_anywhere(fd, size)
+            base = _map_anywhere(fd, size, mmap.MAP_POPULATE if populate else 0)
         except OSError as error:
             os.close(fd)
             raise ResourceError(f"cannot map {size >> 20} MiB: {error.strerror}") from error
@@ -213,7 +215,7 @@ class Segment:
             os.close(fd)
             raise UsageError(f"{path} is cut short")
         base = int(system["base"])
-        if _map(fd, geometry.size, base, _MAP_FIXED_NOREPLACE) != base:
+        if _map(fd, geometry.size, base, mmap.MAP_POPULATE | _MAP_FIXED_NOREPLACE) != base:
             os.close(fd)
             raise ResourceError(f"the segment's address {base:#x} is taken in this process")
         return cls(fd, base, geometry)
@@ -345,7 +347,7 @@ def _chain(slots: NDArray[Any], link: str, address: int, size: int) -> None:
 
 
 def _map(fd: int, size: int, address: int, flags: int) -> int:
-    flags |= mmap.MAP_SHARED | mmap.MAP_POPULATE
+    flags |= mmap.MAP_SHARED
     mapped = _libc.mmap(address or None, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, 0)
     if mapped is None or mapped == ctypes.c_void_p(-1).value:
         return -ctypes.get_errno()
@@ -355,12 +357,12 @@ def _map(fd: int, size: int, address: int, flags: int) -> int:
     return int(mapped)
 
 
-def _map_anywhere(fd: int, size: int) -> int:
+def _map_anywhere(fd: int, size: int, flags: int) -> int:
     for slot in range(SLOTS):
-        base = _map(fd, size, BASE + slot * SLOT, _MAP_FIXED_NOREPLACE)
+        base = _map(fd, size, BASE + slot * SLOT, flags | _MAP_FIXED_NOREPLACE)
         if base > 0:
             return base
-    base = _map(fd, size, 0, 0)
+    base = _map(fd, size, 0, flags)
     if base < 0:
         raise OSError(-base, os.strerror(-base))
     return base

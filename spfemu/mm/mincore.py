@@ -34,9 +34,9 @@ def do_mincore(cpu: int, mm: int, start: int, end: int, vec: int) -> int:
             return -Errno.ENOMEM
         stop = load(vma + VMA.vm_end)
         stop = stop if stop < end else end
-        while address < stop:
-            if vec != 0:
-                store(vec, mincore_pte(mm, address))
-                vec += WORD
+        while vec != 0 and address < stop:
+            store(vec, mincore_pte(mm, address))
+            vec += WORD
             address += PAGE_SIZE
+        address = stop
     return 0

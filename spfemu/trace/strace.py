@@ -45,6 +45,8 @@ _SIGNAL = re.compile(r"--- (?:(SIG\w+) \{.*\}|stopped by SIG\w+) ---")
 _NOISE = re.compile(r"(?:strace: )?Process (\d{1,7}) (?:attached|detached)\b.*|strace: .*|\?+\(.*")
 _INTERRUPTED = re.compile(r"(.+)strace: Process (\d{1,7}) attached")
 _OTHER_WIDTH = re.compile(r"(?:strace: )?\[ Process PID=\d+ runs in ([\w ]+) mode\. \]")
+_WORDS = re.compile(r"\w+")
+_VERSION = re.compile(r"# spfemu recording \d+, Linux (\d{1,3})\.(\d{1,3})")
 _CLONES = ("clone", "clone3", "fork", "vfork")
 _DAY = 86400.0
 
@@ -91,6 +93,25 @@ class Maps:
 Event = MemoryCall | Clone | Exec | Exit | Maps
 
 
+Id = tuple[int, int]
+"""What a call is known by: its process and the line on which it begins."""
+
+
+@dataclass(frozen=True)
+class Vacating:
+    """A call that may move or take mappings away from a range."""
+
+    pid: int
+    line: int
+    start: int
+    end: int
+
+    @property
+    def id(self) -> Id:
+        """What the call is known by."""
+        return self.pid, self.line
+
+
 @dataclass(frozen=True)
 class _Begun:
     """The first part of a call that has not returned."""
@@ -99,6 +120,7 @@ class _Begun:
     name: str
     text: str
     emitted: bool
+    vacating: Vacating | None
 
 
 class Reader:
@@ -112,6 +134,8 @@ class Reader:
         self.skipped: Counter[str] = Counter()
         """Calls on memory that are not replayed, by name."""
         self.signals: Counter[str] = Counter()
+        self.version: int | None = None
+        """The kernel on which it was recorded, (major << 8) + minor, if it says so."""
         self.lines = 0
         self.bytes = 0
         self.first_seconds: float | None = None
@@ -130,13 +154,27 @@ class Reader:
             return None
         return self.last_seconds - self.first_seconds
 
+    def cloning(self) -> list[tuple[int, bool]]:
+        """Return the pids that are about to make a child, and whether it will share memory."""
+        return [
+            (pid, begun.name == "vfork" or "CLONE_VM" in _WORDS.findall(begun.text))
+            for pid, begun in self._begun.items()
+            if begun.name in _CLONES
+        ]
+
+    def vacating(self) -> list[Vacating]:
+        """Return the calls that have not returned and may move mappings away."""
+        return [b.vacating for b in self._begun.values() if b.vacating is not None]
+
     def __iter__(self) -> Iterator[Event]:
         """Read to the end."""
         for text in self._whole_lines():
             section = SECTION.fullmatch(text)
             if section is not None:
                 yield self._section(int(section[1]), initial=section[2] == "initial")
-            elif text and not text.startswith("#"):
+            elif text.startswith("#"):
+                self._comment(text)
+            elif text:
                 yield from self._line(text)
         for begun in self._begun.values():
             if begun.name in CALLS and not begun.emitted:
@@ -168,6 +206,11 @@ class Reader:
                 self.problems.add(self.lines, "this is binary, no output of strace")
                 continue
             yield text
+
+    def _comment(self, text: str) -> None:
+        match = _VERSION.fullmatch(text)
+        if match is not None:
+            self.version = (int(match[1]) << 8) + int(match[2])
 
     def _cut(self, data: bytes) -> None:
         """Leave out a line that is too long, or the last one if it has no end.
@@ -273,12 +316,16 @@ class Reader:
 
     def _begin(self, pid: int, seconds: float | None, name: str, text: str) -> Iterator[MemoryCall]:
         """Keep the first part of a call; a munmap is done here."""
-        emitted = name == "munmap" and not text.endswith(")")
-        if emitted:
-            parsed = parse_call(name, text + ") = 0")
-            call = decode(self.lines, pid, seconds, parsed)
-            yield MemoryCall(call.line, pid, seconds, call.call, call.arguments, None)
-        self._begun[pid] = _Begun(self.lines, name, text, emitted)
+        emitted = name == "munmap"
+        vacating = None
+        if emitted or name == "mremap":
+            call = decode(self.lines, pid, seconds, parse_call(name, text + ") = ?"))
+            if emitted:
+                yield call
+            else:
+                start, length = call.arguments[:2]
+                vacating = Vacating(pid, self.lines, start, start + length)
+        self._begun[pid] = _Begun(self.lines, name, text, emitted, vacating)
 
     def _resume(self, pid: int, seconds: float | None, name: str, rest: str) -> Iterator[Event]:
         """Put both parts of a call together."""
@@ -318,7 +365,7 @@ class Reader:
             raise TraceError(f"there is no process {text.result}")
         shares = text.name == "vfork"
         for argument in text.arguments:
-            shares = shares or "CLONE_VM" in re.split(r"[{|=,\s}]+", argument)
+            shares = shares or "CLONE_VM" in _WORDS.findall(argument)
         self._live.add(text.result)
         yield Clone(self.lines, pid, seconds, text.result, shares)
 
