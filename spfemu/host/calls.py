@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from spfemu.events import Event
 from spfemu.kernel import kernel
-from spfemu.layout import WORD
+from spfemu.layout import CPU, WORD
 from spfemu.mm.config import CONFIG_LATENCY
 from spfemu.mm.latency import FAULT_LATENCY, record_latency
 from spfemu.mm.vmstat import count_vm_event
@@ -34,12 +34,14 @@ class _Numbers(NamedTuple):
     mlock: int
     munlock: int
     mlock2: int
+    memfd_create: int
+    ftruncate: int
 
 
 # include/uapi/asm-generic/unistd.h: what every architecture but the oldest uses
-_GENERIC = _Numbers(222, 215, 226, 233, 214, 216, 232, 228, 229, 284)
+_GENERIC = _Numbers(222, 215, 226, 233, 214, 216, 232, 228, 229, 284, 279, 46)
 _NUMBERS = (
-    _Numbers(9, 11, 10, 28, 12, 25, 27, 149, 150, 325)
+    _Numbers(9, 11, 10, 28, 12, 25, 27, 149, 150, 325, 319, 77)
     if platform.machine() == "x86_64"
     else _GENERIC
 )
@@ -54,6 +56,8 @@ NR_MINCORE = _NUMBERS.mincore
 NR_MLOCK = _NUMBERS.mlock
 NR_MUNLOCK = _NUMBERS.munlock
 NR_MLOCK2 = _NUMBERS.mlock2
+NR_MEMFD_CREATE = _NUMBERS.memfd_create
+NR_FTRUNCATE = _NUMBERS.ftruncate
 NO_FILE = -1
 WORD_MASK = -WORD
 
@@ -63,6 +67,28 @@ def sys_mmap(cpu: int, addr: int, length: int, prot: int, flags: int) -> int:
     """mmap(2) of anonymous memory; the address or a negative errno."""
     count_vm_event(cpu, Event.CALL_MMAP)
     return raw_syscall(NR_MMAP, addr, length, prot, flags, NO_FILE, 0)
+
+
+@kernel
+def sys_mmap_file(
+    cpu: int, addr: int, length: int, prot: int, flags: int, file: int, offset: int
+) -> int:
+    """mmap(2) of a file descriptor; the address or a negative errno."""
+    count_vm_event(cpu, Event.CALL_MMAP)
+    return raw_syscall(NR_MMAP, addr, length, prot, flags, file, offset)
+
+
+@kernel
+def sys_create(cpu: int, size: int, i_fop: int) -> int:
+    """Make a file of `size` bytes in memory; its descriptor or a negative errno.
+
+    Its name is empty: the first word of a TLB that nobody uses here.
+    """
+    file = raw_syscall(NR_MEMFD_CREATE, cpu + CPU.tlb, 0, 0, 0, 0, 0)
+    if file < 0:
+        return file
+    result = raw_syscall(NR_FTRUNCATE, file, size, 0, 0, 0, 0)
+    return result if result < 0 else file
 
 
 @kernel

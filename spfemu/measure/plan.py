@@ -202,7 +202,14 @@ class Plan:
         waiting = min(SLACK_OPERATIONS * needs.vmas, RCU_QHIMARK)
         vmas = needs.vmas + (self.nr_cpus + 1) * (SLACK_VMAS + waiting)
         return Geometry(
-            self.nr_cpus, self.nr_mms, frames, vmas, vmas, needs.mms, max(needs.chains, 1)
+            self.nr_cpus,
+            self.nr_mms,
+            frames,
+            vmas,
+            vmas,
+            needs.mms,
+            max(needs.chains, 1),
+            max(needs.files, Geometry.nr_files),
         )
 
     def with_workers(self, workers: int) -> Plan:

@@ -3,10 +3,11 @@
 
 from spfemu.kernel import kernel
 from spfemu.layout import CPU, PAGE_SHIFT, PAGE_SIZE, SYSTEM
-from spfemu.mm.flags import Map, Prot
+from spfemu.mm.file_table import sys_create
+from spfemu.mm.flags import FileOps, Map, Prot
 from spfemu.mm.mmu import user_read, user_write
 from spfemu.mm.sched import cond_resched, cpu_sleep
-from spfemu.mm.syscalls import sys_mmap
+from spfemu.mm.syscalls import sys_mmap, sys_mmap_file
 from spfemu.primitives import load, read_cycles, read_once, store
 from spfemu.workloads.parameters import Param, State
 
@@ -21,6 +22,22 @@ SLEEP_NS_MAX = 50_000_000
 def map_anonymous(cpu: int, length: int) -> int:
     """Map `length` bytes of private memory wherever there is room; the address or -errno."""
     return sys_mmap(cpu, 0, length, READ_WRITE, ANONYMOUS)
+
+
+@kernel
+def create_own_file(cpu: int) -> int:
+    """Make a file of `size` bytes for this worker alone; 0 or -errno."""
+    file = sys_create(cpu, load(cpu + Param.SIZE), FileOps.GENERIC)
+    if file < 0:
+        return file
+    store(cpu + State.FILE, file)
+    return 0
+
+
+@kernel
+def map_own_file(cpu: int, length: int, flags: int) -> int:
+    """Map the worker's file from its beginning; the address or -errno."""
+    return sys_mmap_file(cpu, 0, length, READ_WRITE, flags, load(cpu + State.FILE), 0)
 
 
 @kernel

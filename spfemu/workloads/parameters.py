@@ -50,6 +50,8 @@ class State(IntEnum):
     """Which area of a ring was used last."""
     HEAP = CPU.workload + (FIRST_STATE + 5) * WORD
     """Address of the worker's own heap, 0 until it is made."""
+    FILE = CPU.workload + (FIRST_STATE + 6) * WORD
+    """The worker's own file, as calls name it."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ class Needs:
     """mms of children."""
     chains: int = 0
     """anon_vma_chains: one for each VMA of a child and anon_vma that it has inherited."""
+    files: int = 0
+    """Open files."""
 
 
 def table_frames(pages: int, regions: int) -> int:

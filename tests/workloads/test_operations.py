@@ -39,6 +39,7 @@ EXPECTED = {
     "malloc2": {},
     "mixed": {"CALL_MADVISE": 1, "FAULT_WRITE": 2},
     "mmap1": {"CALL_MMAP": 1, "CALL_MUNMAP": 1},
+    "mmap2": {"CALL_MMAP": 1, "CALL_MUNMAP": 1},
     "mprotect_storm": {"CALL_MPROTECT": 3, "CALL_MADVISE": 1, "FAULT_WRITE": 4},
     "page_fault1": {"CALL_MMAP": 1, "CALL_MUNMAP": 1, "FAULT_WRITE": 8},
     "page_fault1-read": {"CALL_MMAP": 1, "CALL_MUNMAP": 1, "FAULT_READ": 8},
