@@ -37,6 +37,7 @@ class Event(IntEnum):
     SPF_ABORT_PTE_MAP_LOCK_PMD = 19
     SPF_ABORT_PTE_MAP_LOCK_PTL = 20
     SPF_ABORT_PTE_MAP_LOCK_SEQ2 = 21
+    SPF_ABORT_USERFAULTFD = 26
     SPF_ATTEMPT_ANON = 23
     SPF_ATTEMPT_PTE = 24
     SPF_ATTEMPT_WP = 25
@@ -91,6 +92,7 @@ class Event(IntEnum):
     VMA_LOCK_ABORT_MM = 90  # it belongs to another process by now
     VMA_LOCK_ABORT_RANGE = 91  # it does not cover the address
     VMA_LOCK_ABORT_ANON_VMA = 92  # no anon_vma yet
+    VMA_LOCK_ABORT_USERFAULTFD = 199  # its faults may have to wait for a monitor
     VMA_LOCK_ACCESS_ERROR = 93  # own: access not allowed, left to the locked path
 
     SPF_ABORT_MMU_NOTIFIER = 99  # own: a subscriber to the mm is being registered
@@ -107,6 +109,12 @@ class Event(IntEnum):
     MMU_NOTIFIER_INVALIDATE = 211  # own: invalidations that a subscriber was told of
     MMU_NOTIFIER_FAULT = 212  # own: pages looked up for a subscriber
     MMU_NOTIFIER_RETRY = 213  # own: of them, given up for an invalidation
+    UFFD_WAIT = 192  # own, as those below: faults that waited for their monitor
+    UFFD_WAKE = 193  # faults woken by a monitor
+    UFFD_COPY = 194  # pages filled with data
+    UFFD_ZEROPAGE = 195  # pages filled with the zero page
+    UFFD_WRITEPROTECT = 196  # pages write-protected
+    UFFD_UNPROTECT = 197  # and released from it
 
 
 ABORT_REASONS = tuple(e for e in Event if e.name.startswith("SPF_ABORT_"))

@@ -306,6 +306,30 @@ class MMU_NOTIFIER(Struct, pad_to_line=True):
     shadow = word("(address, frame) pairs", lock="lock", line=True, count=2 * NOTIFIER_SHADOW)
 
 
+class USERFAULTFD_CTX(Struct, pad_to_line=True):
+    """userfaultfd_ctx: who serves faults of some VMAs (Linux 5.12, fs/userfaultfd.c)."""
+
+    lock = word("spinlock over the list of faults", lock="atomic")
+    head = word("first UFFD_WAIT or 0", lock="lock")
+    tail = word("last UFFD_WAIT or 0", lock="lock")
+    event = word("futex word: counted up when a fault begins to wait", lock="atomic")
+    refcount = word("1 while open, plus faults inside; 0: free", lock="atomic")
+    released = word("1: being closed, no fault shall wait any more", lock="owner")
+    mm = word("the mm of its VMAs", lock="owner")
+    next_free = word("next free slot", lock="uffd_lock")
+
+
+class UFFD_WAIT(Struct):
+    """userfaultfd_wait_queue: a fault that waits for a monitor, with its message; one per CPU."""
+
+    state = word("UffdState: 0 not queued, 1 pending, 2 read by the monitor", lock="context's")
+    next = word("next UFFD_WAIT of the context or 0", lock="context's")
+    prev = word("previous UFFD_WAIT of the context or 0", lock="context's")
+    cpu = word("address of the waiting CPU's block", lock="owner")
+    address = word("page that is missing or write-protected [bytes]", lock="owner")
+    flags = word("MSG_* bits", lock="owner")
+
+
 class RCU_QUEUE(Struct):
     """Callbacks of one CPU, oldest first (see mm/rcu.py)."""
 
@@ -359,6 +383,7 @@ class MM(Struct, pad_to_line=True):
     next_free = word("next free mm or 0", lock="mm_slots_lock")
     in_use = word("1 when set up", lock="init")
     tlb_gen = word("counted up before each TLB flush", lock="atomic", line=True)
+    tlb_flush_pending = word("readers of the mmap lock about to flush", lock="atomic")
     cpumask = word("bit per CPU that runs this mm", lock="atomic", count=NR_CPUS_MAX // 32)
 
     def_flags = word("vm_flags of new mappings, from mlockall", lock="mmap_lock", line=True)
@@ -369,6 +394,7 @@ class MM(Struct, pad_to_line=True):
     rlimit_data = word("RLIMIT_DATA [bytes]")
     rlimit_memlock = word("RLIMIT_MEMLOCK [bytes]")
     rlimit_stack = word("RLIMIT_STACK [bytes]")
+    mm_count = word("references to the struct; all users together are one", lock="atomic")
 
     mmu_notifier_lock = embed(PERCPU_RWSEM, "keeps subscribers from speculative copies", line=True)
 
@@ -425,6 +451,7 @@ class CPU(Struct, pad_to_line=True):
     rcu = embed(RCU_QUEUE, "RCU callbacks", line=True)
     waiter = embed(RWSEM_WAITER, "queue entry on an rw_semaphore", line=True)
     osq = embed(OSQ_NODE, "queue entry of the optimistic spin queue", line=True)
+    uffd_wait = embed(UFFD_WAIT, "message of a fault that waits for its monitor", line=True)
     vmacache_seqnum = word("of the mm when the cache was filled", lock="owner", line=True)
     vmacache = word("recently used VMAs", lock="owner", count=VMACACHE_SIZE)
     anon_vma_list = word("cached free ANON_VMAs", lock="owner")
@@ -499,6 +526,11 @@ class SYSTEM(Struct, pad_to_line=True):
     mm_all_locks = embed(RWSEM, "mutex of who takes all rmap locks of an mm", line=True)
 
     rcu_gp = word("number of the running grace period", lock="atomic", line=True)
+
+    uffds = word("address of the USERFAULTFD_CTX slab", line=True)
+    nr_uffds = word("its slots")
+    uffd_lock = word("spinlock over free contexts", lock="atomic")
+    uffd_free = word("list of free contexts", lock="uffd_lock")
 
 
 MAGIC = 0x5350464D4D534547  # "SPFMMSEG"

@@ -36,6 +36,7 @@ from spfemu.layout import (
     PAGE,
     PAGE_SIZE,
     SYSTEM,
+    USERFAULTFD_CTX,
     VMA,
     WORD,
     Struct,
@@ -92,6 +93,7 @@ class Geometry:
     nr_avcs: int = 256
     nr_files: int = 64
     nr_notifiers: int = 4
+    nr_uffds: int = 8
 
     def __post_init__(self) -> None:
         if not 1 <= self.nr_cpus <= NR_CPUS_MAX:
@@ -117,6 +119,7 @@ class Geometry:
             ("mappings", ADDRESS_SPACE.SIZE * self.nr_files, 128),
             ("notifiers", MMU_NOTIFIER.SIZE * self.nr_notifiers, 128),
             ("vmas", VMA.SIZE * self.nr_vmas, 128),
+            ("uffds", USERFAULTFD_CTX.SIZE * self.nr_uffds, 128),
             ("vmemmap", PAGE.SIZE * self.nr_frames, 128),
             ("frames", PAGE_SIZE * self.nr_frames, PAGE_SIZE),
         ):
@@ -136,8 +139,8 @@ class Segment:
     """One mapped segment with NumPy views of its structs.
 
     `system`, `cpus`, `mms`, `histograms`, `anon_vmas`, `avcs`, `files`, `mappings`, `notifiers`,
-    `vmas`, `pages` are structured arrays, `words` is all of it as int64; all are live views.  The
-    mapping goes with the last view.
+    `vmas`, `uffds`, `pages` are structured arrays, `words` is all of it as int64; all are live
+    views.  The mapping goes with the last view.
     """
 
     def __init__(self, fd: int, base: int, geometry: Geometry) -> None:
@@ -160,6 +163,7 @@ class Segment:
         self.mappings = self._view("mappings", ADDRESS_SPACE, geometry.nr_files)
         self.notifiers = self._view("notifiers", MMU_NOTIFIER, geometry.nr_notifiers)
         self.vmas = self._view("vmas", VMA, geometry.nr_vmas)
+        self.uffds = self._view("uffds", USERFAULTFD_CTX, geometry.nr_uffds)
         self.pages = self._view("vmemmap", PAGE, geometry.nr_frames)
 
     def _view(self, area: str, struct: type[Struct], count: int) -> NDArray[Any]:
@@ -280,6 +284,8 @@ class Segment:
         if g.nr_notifiers:
             _chain(self.notifiers, "next", self.address["notifiers"], MMU_NOTIFIER.SIZE)
             system["notifier_free"] = self.address["notifiers"]
+        system["uffds"] = system["uffd_free"] = self.address["uffds"]
+        _chain(self.uffds, "next_free", self.address["uffds"], USERFAULTFD_CTX.SIZE)
 
     def _reset_cpus(self, seed: int) -> None:
         g, cpus = self.geometry, self.cpus
@@ -334,7 +340,7 @@ class Segment:
         for limit in ("rlimit_as", "rlimit_data", "rlimit_memlock"):
             mms[limit] = RLIM_INFINITY
         mms["rlimit_stack"] = STACK_LIMIT
-        mms["pgtables"] = 1
+        mms["pgtables"] = mms["mm_count"] = 1
         tables = self.pages[1 : 1 + g.nr_mms]
         tables["flags"], tables["refcount"] = PageKind.TABLE, 1
         tables["private"] = self.address["mms"] + index * MM.SIZE

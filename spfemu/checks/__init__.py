@@ -19,6 +19,7 @@ from spfemu.checks.mms import check_mms
 from spfemu.checks.notifiers import check_notifiers
 from spfemu.checks.state import State
 from spfemu.checks.tables import check_entries, check_tables
+from spfemu.checks.uffds import check_uffds
 from spfemu.checks.vmas import check_vma_slab, check_vmas
 from spfemu.segment import Segment
 
@@ -46,6 +47,7 @@ def check_segment(segment: Segment) -> list[str]:
     check_vma_locks(state)
     check_files(state)
     check_anon_vmas(state)
+    check_uffds(state)
     check_frames(state)
     check_tlbs(state)
     check_notifiers(state)

@@ -12,7 +12,7 @@ from spfemu.mm.rwsem import RWSEM_READER_OWNED
 
 GLOBAL_LOCKS = (
     *("zone_lock", "vma_lock", "anon_vma_lock", "avc_lock", "mm_slots_lock"),
-    *("files_lock", "notifier_slab_lock"),
+    *("files_lock", "notifier_slab_lock", "uffd_lock"),
 )
 
 
@@ -35,6 +35,9 @@ def check_locks(state: State) -> None:
     for i in range(state.mapping_slots.count):
         at = state.mapping_slots.address(i)
         _check_rwsem(state, f"i_mmap_rwsem of file {i}", at + ADDRESS_SPACE.i_mmap_rwsem)
+    for i in map(int, np.flatnonzero(segment.uffds["lock"])):
+        name = f"the lock of {state.uffd_slots.describe(i)}"
+        _check_spinlock(state, name, int(segment.uffds["lock"][i]))
     for mm in state.mms:
         _check_spinlock(
             state, f"page_table_lock of mm {mm}", int(segment.mms["page_table_lock"][mm])

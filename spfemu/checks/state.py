@@ -17,6 +17,7 @@ from spfemu.layout import (
     MM,
     PAGE,
     PAGE_SIZE,
+    USERFAULTFD_CTX,
     VMA,
 )
 from spfemu.mm.flags import Vm
@@ -68,6 +69,7 @@ class State:
         self.avc_slots = Slots("anon_vma_chain", at["avcs"], ANON_VMA_CHAIN.SIZE, g.nr_avcs)
         self.file_slots = Slots("open file", at["files"], FILE.SIZE, g.nr_files)
         self.mapping_slots = Slots("file", at["mappings"], ADDRESS_SPACE.SIZE, g.nr_files)
+        self.uffd_slots = Slots("userfaultfd", at["uffds"], USERFAULTFD_CTX.SIZE, g.nr_uffds)
         self.page_slots = Slots("struct page", at["vmemmap"], PAGE.SIZE, g.nr_frames)
         self.frame_slots = Slots("frame", at["frames"], PAGE_SIZE, g.nr_frames)
         self.frame_owners = Owners(self.findings, self.frame_slots)

@@ -27,7 +27,15 @@ LEVELS = (("pgd", PGDIR_SHIFT), ("pud", PUD_SHIFT), ("pmd", PMD_SHIFT))
 """Tables whose entries name tables, with the shift of what one entry maps."""
 ACCESS = int(Vm.READ | Vm.WRITE | Vm.EXEC)
 KNOWN_BITS = PTE_ADDR_MASK | int(
-    Pte.PRESENT | Pte.RW | Pte.USER | Pte.ACCESSED | Pte.DIRTY | Pte.SPECIAL | Pte.PROTNONE | Pte.NX
+    Pte.PRESENT
+    | Pte.RW
+    | Pte.USER
+    | Pte.ACCESSED
+    | Pte.DIRTY
+    | Pte.SPECIAL
+    | Pte.PROTNONE
+    | Pte.NX
+    | Pte.UFFD_WP
 )
 
 

@@ -15,7 +15,7 @@ from spfemu.mm.map_type import MAX_LFS_SIZE
 from spfemu.mm.rbtree import RbColor
 from spfemu.mm.vma import SlabState, vm_get_page_prot
 
-KNOWN_FLAGS = sum(Vm) & ~int(Vm.UFFD_MISSING | Vm.UFFD_WP)
+KNOWN_FLAGS = sum(Vm)
 
 
 @dataclass

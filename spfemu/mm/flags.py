@@ -142,6 +142,7 @@ class Errno(IntEnum):
 
     EPERM = 1
     ENOENT = 2
+    ESRCH = 3
     EINTR = 4
     EIO = 5
     EBADF = 9
@@ -154,6 +155,7 @@ class Errno(IntEnum):
     ENODEV = 19
     EINVAL = 22
     ENFILE = 23
+    EMFILE = 24
     EFBIG = 27
     ENOSPC = 28
     ENOSYS = 38

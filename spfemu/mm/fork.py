@@ -9,13 +9,14 @@ caller of `sys_fork` holds the child's only reference, and any CPU may run it (`
 
 from spfemu.events import Event
 from spfemu.kernel import kernel, slowpath
-from spfemu.layout import CPU, MM, PAGE, PAGE_SHIFT, RCU_QUEUE, SYSTEM, VMA, WORD
+from spfemu.layout import CPU, MM, PAGE, PAGE_SHIFT, RCU_QUEUE, VMA, WORD
 from spfemu.mm.bug import Bug, vm_bug_on
 from spfemu.mm.context import switch_mm
 from spfemu.mm.flags import PTE_ADDR_MASK, PUD_SIZE, VM_UFFD_FLAGS, Errno, PageKind, Pte, Vm
 from spfemu.mm.i_mmap import vma_link_file
 from spfemu.mm.limits import VM_LOCKED_MASK, vm_stat_account
 from spfemu.mm.memory import sync_mm_rss
+from spfemu.mm.mm_struct import mm_slot_alloc, mm_slot_free, mmdrop
 from spfemu.mm.mmap import remove_vma_list
 from spfemu.mm.mmap_lock import mmap_write_lock, mmap_write_lock_killable, mmap_write_unlock
 from spfemu.mm.mmu_notifier import (
@@ -27,7 +28,6 @@ from spfemu.mm.page_alloc import alloc_zeroed_page, get_page, page_address, virt
 from spfemu.mm.pgtable import (
     alloc_pmd,
     find_pmd,
-    free_table_now,
     pte_lockptr,
     pte_offset,
     pte_present,
@@ -63,29 +63,6 @@ from spfemu.primitives import (
 
 
 @slowpath
-def mm_slot_alloc(cpu: int) -> int:
-    """Take a free mm_struct; 0 if there is none."""
-    system = load(cpu + CPU.system)
-    spin_lock(cpu, system + SYSTEM.mm_slots_lock)
-    mm = load(system + SYSTEM.mm_free)
-    if mm != 0:
-        store(system + SYSTEM.mm_free, load(mm + MM.next_free))
-    spin_unlock(system + SYSTEM.mm_slots_lock)
-    return mm
-
-
-@slowpath
-def mm_slot_free(cpu: int, mm: int) -> None:
-    """Give back an mm_struct that nobody refers to."""
-    system = load(cpu + CPU.system)
-    store(mm + MM.in_use, 0)
-    spin_lock(cpu, system + SYSTEM.mm_slots_lock)
-    store(mm + MM.next_free, load(system + SYSTEM.mm_free))
-    store(system + SYSTEM.mm_free, mm)
-    spin_unlock(system + SYSTEM.mm_slots_lock)
-
-
-@slowpath
 def mm_alloc(cpu: int, layout: int) -> int:
     """Return an empty mm with one user, or 0 if no mm_struct or frame is left.
 
@@ -115,6 +92,7 @@ def mm_alloc(cpu: int, layout: int) -> int:
     store(mm + MM.start_brk, load(layout + MM.start_brk))
     store(mm + MM.brk, load(layout + MM.start_brk))
     store(mm + MM.mm_users, 1)
+    store(mm + MM.mm_count, 1)
     store(mm + MM.in_use, 1)
     return mm
 
@@ -132,12 +110,6 @@ def mm_alloc_pgd(cpu: int, mm: int) -> int:
 
 
 @kernel
-def mmget(mm: int) -> None:
-    """Count one user more; the caller knows that there is another."""
-    atomic_fetch_add_relaxed(mm + MM.mm_users, 1)
-
-
-@kernel
 def mmput(cpu: int, mm: int) -> None:
     """Drop a user's reference; with the last one the mm and all that it maps are gone.
 
@@ -151,11 +123,10 @@ def mmput(cpu: int, mm: int) -> None:
 
 @slowpath
 def __mmput(cpu: int, mm: int) -> None:
-    """Take down an mm without users (__mmput, __mmdrop)."""
+    """Take down the mappings of an mm without users."""
     vm_bug_on(load(cpu + CPU.mm) == mm, Bug.MM_IN_USE)
     exit_mmap(cpu, mm)
-    free_table_now(cpu, virt_to_page(cpu, load(mm + MM.pgd)))
-    mm_slot_free(cpu, mm)
+    mmdrop(cpu, mm)
 
 
 @kernel
@@ -173,6 +144,17 @@ def exit_mmap(cpu: int, mm: int) -> None:
         mmap_write_unlock(cpu, mm)
         unmap_region(cpu, mm, vma, 0, 0)
         remove_vma_list(cpu, mm, vma)
+        mmap_clear(mm)
+
+
+@kernel
+def mmap_clear(mm: int) -> None:
+    """Forget VMAs that have been freed where they are, for who still has a reference to the mm."""
+    store(mm + MM.mmap, 0)
+    store(mm + MM.mm_rb, 0)
+    store(mm + MM.mm_rb_latch, 0)
+    store(mm + MM.map_count, 0)
+    store(mm + MM.highest_vm_end, 0)
 
 
 @kernel

@@ -12,7 +12,7 @@ lock, or the CPU's copy of it when speculating.
 from typing import TYPE_CHECKING
 
 from spfemu.events import Event
-from spfemu.kernel import kernel
+from spfemu.kernel import kernel, slowpath
 from spfemu.layout import CPU, MM, PAGE, PAGE_SHIFT, PAGE_SIZE, VMA, VMF
 from spfemu.mm.flags import PTE_ADDR_MASK, FaultFlag, PageKind, Pte, Vm, VmFault
 from spfemu.mm.mmu_notifier import (
@@ -40,6 +40,7 @@ from spfemu.mm.pgtable import (
 from spfemu.mm.rmap import anon_vma_prepare
 from spfemu.mm.spinlock import spin_lock, spin_unlock
 from spfemu.mm.tlb import flush_tlb_mm
+from spfemu.mm.userfaultfd import handle_userfault
 from spfemu.mm.vmstat import count_vm_event
 from spfemu.primitives import (
     atomic_fetch_add_relaxed,
@@ -136,6 +137,8 @@ def do_anonymous_page(cpu: int, vmf: int) -> int:
         return VmFault.RETRY
     pte = load(vmf + VMF.pte)
     if read_once(pte) == 0:
+        if load(load(vmf + VMF.vma) + VMA.vm_flags) & Vm.UFFD_MISSING:
+            return deliver_userfault(cpu, vmf, Vm.UFFD_MISSING)
         set_pte(pte, load(cpu + CPU.zero_pfn) | prot | Pte.SPECIAL)
         count_vm_event(cpu, Event.ANON_ZERO_PAGE)
     else:
@@ -163,12 +166,28 @@ def do_anonymous_write(cpu: int, vmf: int) -> int:
         spin_unlock(load(vmf + VMF.ptl))
         put_new_page(cpu, page)
         return 0
+    if load(vma + VMA.vm_flags) & Vm.UFFD_MISSING:
+        put_new_page(cpu, page)
+        return deliver_userfault(cpu, vmf, Vm.UFFD_MISSING)
     inc_mm_counter_fast(cpu)
     page_add_new_anon_rmap(page, vma, load(vmf + VMF.address))
     set_pte(pte, page_address(cpu, page) | load(vma + VMA.vm_page_prot) | WRITABLE)
     count_vm_event(cpu, Event.ANON_PAGE)
     spin_unlock(load(vmf + VMF.ptl))
     return 0
+
+
+@slowpath
+def deliver_userfault(cpu: int, vmf: int, reason: int) -> int:
+    """Release the page-table lock and leave the fault to a monitor; returns VM_FAULT_* bits.
+
+    A speculative fault holds nothing that it could release while it waits.
+    """
+    spin_unlock(load(vmf + VMF.ptl))
+    if load(vmf + VMF.flags) & SPECULATIVE:
+        count_vm_event(cpu, Event.SPF_ABORT_USERFAULTFD)
+        return VmFault.RETRY
+    return handle_userfault(cpu, vmf, reason)
 
 
 @kernel
@@ -198,6 +217,10 @@ def do_wp_page(cpu: int, vmf: int) -> int:
     if load(vmf + VMF.flags) & SPECULATIVE:
         count_vm_event(cpu, Event.SPF_ATTEMPT_WP)
     entry = load(vmf + VMF.orig_pte)
+    if load(load(vmf + VMF.vma) + VMA.vm_flags) & Vm.UFFD_WP:
+        if entry & Pte.UFFD_WP:
+            return deliver_userfault(cpu, vmf, Vm.UFFD_WP)
+        flush_tlb_pending(cpu)
     if entry & Pte.SPECIAL:
         spin_unlock(load(vmf + VMF.ptl))
         store(vmf + VMF.pte, 0)
@@ -214,6 +237,18 @@ def do_wp_page(cpu: int, vmf: int) -> int:
     result = wp_page_copy(cpu, vmf, page)
     put_page(cpu, page)
     return result
+
+
+@slowpath
+def flush_tlb_pending(cpu: int) -> None:
+    """Flush what a holder of the mmap lock for reading has protected and is about to flush.
+
+    Else somebody could go on writing to a page that is being copied (6ce64428d620, Linux 5.12).
+    The page-table lock is held: who has changed an entry under it has counted itself before.
+    """
+    mm = load(cpu + CPU.mm)
+    if read_once(mm + MM.tlb_flush_pending) != 0:
+        flush_tlb_mm(cpu, mm)
 
 
 @kernel

@@ -14,9 +14,10 @@ increments do: their writer holds the lock exclusively.
 """
 
 from spfemu.kernel import kernel
-from spfemu.layout import CPU, MM
+from spfemu.layout import CPU, MM, VMA, VMF
 from spfemu.mm.bug import Bug, vm_bug_on
 from spfemu.mm.config import CONFIG_MMAP_SEQ_OWN_LINE
+from spfemu.mm.flags import FaultFlag
 from spfemu.mm.rwsem import (
     down_read,
     down_read_trylock,
@@ -27,9 +28,9 @@ from spfemu.mm.rwsem import (
     up_read,
     up_write,
 )
-from spfemu.mm.vma_write import vma_end_write_all
+from spfemu.mm.vma_write import vma_end_read, vma_end_write_all
 from spfemu.mm.vmstat import count_vm_event
-from spfemu.primitives import read_once, smp_rmb, smp_wmb, store, write_once
+from spfemu.primitives import load, read_once, smp_rmb, smp_wmb, store, write_once
 
 HELD_READ = 1
 """CPU.mmap_lock_held: for reading."""
@@ -165,3 +166,16 @@ def mmap_write_downgrade(cpu: int, mm: int) -> None:
     mmap_seq_write_leave(mm)
     store(cpu + CPU.mmap_lock_held, HELD_READ)
     downgrade_write(cpu, mm + MM.mmap_lock)
+
+
+@kernel
+def release_fault_lock(cpu: int, vmf: int) -> None:
+    """Release the lock under which a fault found its VMA, before VM_FAULT_RETRY is returned.
+
+    That is the mmap lock, or the VMA's own (Linux 6.6, include/linux/mm.h).
+    """
+    vma = load(vmf + VMF.vma)
+    if load(vmf + VMF.flags) & FaultFlag.VMA_LOCK:
+        vma_end_read(cpu, vma)
+    else:
+        mmap_read_unlock(cpu, load(vma + VMA.vm_mm))

@@ -56,7 +56,7 @@ def mprotect_fixup(
     vm_write_begin(vma)
     write_once(vma + VMA.vm_flags, vm_flags)
     write_once(vma + VMA.vm_page_prot, vm_get_page_prot(vm_flags, load(vma + VMA.vm_ops)))
-    change_protection(cpu, vma, start, end)
+    change_protection(cpu, vma, start, end, 0)
     vm_write_end(vma)
     if vm_flags & Vm.WRITE and (old_flags & (Vm.WRITE | Vm.SHARED | Vm.LOCKED)) == Vm.LOCKED:
         # locked memory that can be written from now on is not to fault when it is

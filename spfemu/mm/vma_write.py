@@ -33,6 +33,11 @@ def vma_end_write_all(cpu: int, mm: int) -> None:
 
 
 @kernel
+def vma_end_read(cpu: int, vma: int) -> None:
+    """Unlock a VMA that a fault has locked (FAULT_FLAG_VMA_LOCK)."""
+
+
+@kernel
 def vma_mark_attached(cpu: int, vma: int) -> None:
     """Say that `vma`, whose fields are set, is about to enter the tree."""
 

@@ -6,6 +6,8 @@ mm/memory.c: unmap_page_range and free_pgtables; mm/mprotect.c: change_protectio
 two a new entry would be lost: whoever installs one has to know that no unmapper is at work.
 """
 
+from enum import IntFlag
+
 from spfemu.kernel import kernel
 from spfemu.layout import (
     CPU,
@@ -53,7 +55,15 @@ from spfemu.mm.tlb import (
     tlb_remove_table,
 )
 from spfemu.mm.versions import MPROTECT_MAKES_WRITABLE
-from spfemu.primitives import load, read_once, store, write_once, xchg
+from spfemu.primitives import atomic_fetch_add, load, read_once, store, write_once, xchg
+
+
+class MmCp(IntFlag):
+    """MM_CP_*: what else than the VMA's protection entries get (include/linux/mm.h)."""
+
+    UFFD_WP = 4
+    UFFD_WP_RESOLVE = 8
+
 
 PTE_PROT_BITS = int(Pte.PRESENT | Pte.RW | Pte.USER | Pte.NX | Pte.PROTNONE)
 
@@ -205,13 +215,17 @@ def free_upper_tables(cpu: int, mm: int, start: int, end: int, prev_end: int, ce
 
 
 @kernel
-def change_protection(cpu: int, vma: int, start: int, end: int) -> None:
-    """Give the present entries of [start, end) the VMA's protection, then flush.
+def change_protection(cpu: int, vma: int, start: int, end: int, cp_flags: int) -> int:
+    """Change the present entries of [start, end) as `cp_flags` say, then flush; returns how many.
 
-    Needs the mmap lock for writing.  Before 6.0 an entry is never made writable here: the write
-    fault that follows does that, and finds out whether it may.
+    Without flags they get the VMA's protection, which needs the mmap lock for writing; with flags
+    it may be held for reading.  Before 6.0 an entry is never made writable here: the write fault
+    that follows does that, and finds out whether it may.
     """
     mm = load(vma + VMA.vm_mm)
+    if cp_flags != 0:
+        # before any page-table lock is taken: pairs with the look in flush_tlb_pending under it
+        atomic_fetch_add(mm + MM.tlb_flush_pending, 1)
     prot = load(vma + VMA.vm_page_prot) & PTE_PROT_BITS
     writable = 0
     if CONFIG_LINUX_VERSION >= MPROTECT_MAKES_WRITABLE and load(vma + VMA.vm_flags) & Vm.WRITE:
@@ -227,11 +241,25 @@ def change_protection(cpu: int, vma: int, start: int, end: int) -> None:
         else:
             pmd = read_once(slot)
             if pmd != 0:
-                changed += change_pte_range(cpu, pmd, address, next_, prot, writable)
+                changed += change_pte_range(cpu, pmd, address, next_, prot, writable, cp_flags)
         address = next_
     if changed != 0:
         flush_tlb_mm(cpu, mm)
     mmu_notifier_invalidate_range_end(cpu, mm, start, end)
+    if cp_flags != 0:
+        atomic_fetch_add(mm + MM.tlb_flush_pending, -1)
+    return changed
+
+
+@kernel
+def change_entry(entry: int, cp_flags: int) -> int:
+    """Return a present entry as MM_CP_* flags want it.
+
+    When userfaultfd's protection ends, the write fault that follows gives the right to write.
+    """
+    if cp_flags & MmCp.UFFD_WP:
+        return (entry & ~Pte.RW) | Pte.UFFD_WP
+    return entry & ~Pte.UFFD_WP
 
 
 @kernel
@@ -246,7 +274,9 @@ def can_change_pte_writable(cpu: int, entry: int) -> int:
 
 
 @kernel
-def change_pte_range(cpu: int, pmd: int, start: int, end: int, prot: int, writable: int) -> int:
+def change_pte_range(
+    cpu: int, pmd: int, start: int, end: int, prot: int, writable: int, cp_flags: int
+) -> int:
     """Rewrite the entries of one table under its lock; returns how many were present.
 
     `writable` is added to those whose page a write fault would make writable in place.
@@ -259,9 +289,13 @@ def change_pte_range(cpu: int, pmd: int, start: int, end: int, prot: int, writab
     while pte < last:
         if pte_present(read_once(pte)):
             # exchanged for 0 first, so that accessed and dirty bits set meanwhile are kept
-            entry = (xchg(pte, 0) & ~PTE_PROT_BITS) | prot
-            if writable != 0 and can_change_pte_writable(cpu, entry):
-                entry = entry | writable
+            entry = xchg(pte, 0)
+            if cp_flags != 0:
+                entry = change_entry(entry, cp_flags)
+            else:
+                entry = (entry & ~PTE_PROT_BITS) | prot
+                if writable != 0 and can_change_pte_writable(cpu, entry):
+                    entry = entry | writable
             set_pte(pte, entry)
             changed += 1
         pte += WORD

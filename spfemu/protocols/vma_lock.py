@@ -15,7 +15,7 @@ from spfemu.events import Event
 from spfemu.kernel import kernel
 from spfemu.layout import CPU, MM, RWSEM, VMA, WORD
 from spfemu.mm.fault import do_locked_fault
-from spfemu.mm.flags import FaultFlag, VmFault
+from spfemu.mm.flags import VM_UFFD_FLAGS, FaultFlag, VmFault
 from spfemu.mm.memory import access_error, handle_mm_fault, pte_map_lock_nonspec
 from spfemu.mm.rcu import call_rcu, rcu_read_lock, rcu_read_unlock
 from spfemu.mm.rwsem import down_read_trylock, down_write, up_read, up_write
@@ -74,6 +74,10 @@ def lock_vma_under_rcu(cpu: int, mm: int, address: int) -> int:
         if load(vma + VMA.anon_vma) == 0:
             vma_end_read(cpu, vma)
             return vma_lock_abort(cpu, Event.VMA_LOCK_ABORT_ANON_VMA)
+        # a fault that waits for a monitor lets go of its lock, which is the mmap lock up to 6.5
+        if load(vma + VMA.vm_flags) & VM_UFFD_FLAGS:
+            vma_end_read(cpu, vma)
+            return vma_lock_abort(cpu, Event.VMA_LOCK_ABORT_USERFAULTFD)
         if address < load(vma + VMA.vm_start) or address >= load(vma + VMA.vm_end):
             vma_end_read(cpu, vma)
             return vma_lock_abort(cpu, Event.VMA_LOCK_ABORT_RANGE)

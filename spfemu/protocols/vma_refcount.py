@@ -20,7 +20,7 @@ from spfemu.mm.bug import Bug, vm_bug_on
 from spfemu.mm.fault import do_locked_fault
 from spfemu.mm.flags import FaultFlag, VmFault
 from spfemu.mm.memory import access_error, handle_mm_fault
-from spfemu.mm.mmap_lock import mmap_read_trylock, mmap_read_unlock
+from spfemu.mm.mmap_lock import mmap_read_trylock, mmap_read_unlock, release_fault_lock
 from spfemu.mm.rcu import rcu_read_lock, rcu_read_unlock
 from spfemu.mm.rmap import anon_vma_prepare
 from spfemu.mm.sched import cpu_sleep
@@ -45,6 +45,8 @@ VMA_LOCK_OFFSET = 1 << 30
 """Added to vm_refcnt by a writer that waits for its readers."""
 VMA_REF_LIMIT = VMA_LOCK_OFFSET - 2
 """Most references that a reader may find and still add its own."""
+LOCKED_FAULT = int(FaultFlag.VMA_LOCK | FaultFlag.ALLOW_RETRY)
+"""Flags of a fault that holds a reference; who returns VM_FAULT_RETRY drops it."""
 VMA_DETACHED = -1
 """Result of vma_start_read: there is nothing to lock any more."""
 
@@ -67,9 +69,9 @@ def do_user_addr_fault(cpu: int, address: int, flags: int) -> int:
         count_vm_event(cpu, Event.VMA_LOCK_SUCCESS)
         count_vm_event(cpu, Event.FAULT_SIGSEGV_ACCERR)
         return VmFault.SIGSEGV
-    result = handle_mm_fault(cpu, mm, vma, address, flags | FaultFlag.VMA_LOCK)
-    vma_end_read(cpu, vma)
+    result = handle_mm_fault(cpu, mm, vma, address, flags | LOCKED_FAULT)
     if (result & VmFault.RETRY) == 0:
+        vma_end_read(cpu, vma)
         count_vm_event(cpu, Event.VMA_LOCK_SUCCESS)
         return result
     count_vm_event(cpu, Event.VMA_LOCK_RETRY)
@@ -174,6 +176,7 @@ def vmf_anon_vma_prepare(cpu: int, vmf: int) -> int:
     locked = load(vmf + VMF.flags) & FaultFlag.VMA_LOCK
     mm = load(vma + VMA.vm_mm)
     if locked and mmap_read_trylock(cpu, mm) == 0:
+        release_fault_lock(cpu, vmf)
         return VmFault.RETRY
     error = anon_vma_prepare(cpu, vma)
     if locked:

@@ -22,6 +22,8 @@ from spfemu.engines.plain import PlainEngine
 from spfemu.engines.source import Program, functions_of, link
 from spfemu.layout import PAGE_SIZE, VMA, WORD
 from spfemu.mm.flags import PTE_ADDR_MASK, Map, Prot
+from spfemu.mm.mcopy import UffdCopy
+from spfemu.mm.userfaultfd_register import UffdMode
 from spfemu.protocols import spf
 from spfemu.segment import Geometry, Segment
 
@@ -30,6 +32,8 @@ MODULES = tuple(m.name for m in pkgutil.iter_modules(spfemu.mm.__path__) if m.na
 AREAS = 0x1000_0000
 AREA_STRIDE = 0x10_0000
 AREA_PAGES = 8
+SERVED = 9
+"""The area of which a userfaultfd serves the faults."""
 FAR = 1 << 39
 """Where a mapping has tables of its own at every level but the top."""
 FIXED = int(Map.PRIVATE | Map.ANONYMOUS | Map.FIXED)
@@ -146,6 +150,15 @@ class _Builder:
         self.on(1, "rcu_start_waiting")
         self.on(1, "sys_munmap", area(7), AREA_PAGES * PAGE_SIZE)
 
+    def served(self) -> None:
+        """A userfaultfd that serves an area, of which it protects a page."""
+        ctx = self.on(0, "sys_userfaultfd")
+        length = AREA_PAGES * PAGE_SIZE
+        modes = UffdMode.MISSING | UffdMode.WP
+        assert self.on(0, "userfaultfd_register", ctx, area(SERVED), length, modes) == 0
+        wp = UffdCopy.WP
+        assert self.on(0, "userfaultfd_writeprotect", ctx, area(SERVED, 1), PAGE_SIZE, wp) == 0
+
     def failures(self) -> None:
         """Accesses and calls that fail."""
         assert self.on(0, "user_read", FAR - PAGE_SIZE)[0] < 0
@@ -172,6 +185,7 @@ def build(config: Mapping[str, int] | None = None) -> GoodSegment:
     builder = _Builder(config or {})
     builder.areas()
     builder.churn()
+    builder.served()
     builder.failures()
     builder.other_mm()
     builder.settle()

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: MIT
+"""Calls of threads of a process with a userfaultfd: its monitor, and who runs into it."""
+
+import functools
+import sys
+
+from process import Process, program
+
+from spfemu.engines.native import NativeEngine
+from spfemu.engines.source import functions_of
+from spfemu.engines.stepped import StepEngine
+from spfemu.kernel import kernel
+from spfemu.layout import USERFAULTFD_CTX
+from spfemu.mm.mcopy import userfaultfd_copy, userfaultfd_writeprotect, userfaultfd_zeropage
+from spfemu.mm.mmu import user_write
+from spfemu.mm.mremap import sys_mremap
+from spfemu.mm.rwsem import send_fatal_signal
+from spfemu.mm.sched import cpu_idle_enter, cpu_idle_exit, cpu_sleep
+from spfemu.mm.userfaultfd import (
+    MSG_WP,
+    sys_userfaultfd,
+    userfaultfd_read,
+    userfaultfd_take,
+    userfaultfd_wake,
+)
+from spfemu.mm.userfaultfd_register import (
+    UffdMode,
+    userfaultfd_register,
+    userfaultfd_release,
+    userfaultfd_unregister,
+)
+from spfemu.primitives import atomic_fetch_add, futex_wake, read_once, smp_load_acquire
+
+MISSING, WP = int(UffdMode.MISSING), int(UffdMode.WP)
+
+
+@kernel
+def thread_open(cpu: int) -> int:
+    cpu_idle_exit(cpu)
+    result = sys_userfaultfd(cpu)
+    cpu_idle_enter(cpu)
+    return result
+
+
+@kernel
+def thread_register(cpu: int, ctx: int, start: int, length: int, mode: int) -> int:
+    cpu_idle_exit(cpu)
+    result = userfaultfd_register(cpu, ctx, start, length, mode)
+    cpu_idle_enter(cpu)
+    return result
+
+
+@kernel
+def thread_unregister(cpu: int, ctx: int, start: int, length: int) -> int:
+    cpu_idle_exit(cpu)
+    result = userfaultfd_unregister(cpu, ctx, start, length)
+    cpu_idle_enter(cpu)
+    return result
+
+
+@kernel
+def thread_close(cpu: int, ctx: int) -> int:
+    cpu_idle_exit(cpu)
+    userfaultfd_release(cpu, ctx)
+    cpu_idle_enter(cpu)
+    return 0
+
+
+@kernel
+def thread_message(cpu: int, ctx: int, timeout_ns: int) -> tuple[int, int, int]:
+    """Read a message."""
+    cpu_idle_exit(cpu)
+    error, address, flags = userfaultfd_read(cpu, ctx, timeout_ns)
+    cpu_idle_enter(cpu)
+    return error, address, flags
+
+
+@kernel
+def thread_copy(cpu: int, ctx: int, dst: int, src: int, length: int, mode: int) -> int:
+    cpu_idle_exit(cpu)
+    result = userfaultfd_copy(cpu, ctx, dst, src, length, mode)
+    cpu_idle_enter(cpu)
+    return result
+
+
+@kernel
+def thread_zeropage(cpu: int, ctx: int, start: int, length: int, mode: int) -> int:
+    cpu_idle_exit(cpu)
+    result = userfaultfd_zeropage(cpu, ctx, start, length, mode)
+    cpu_idle_enter(cpu)
+    return result
+
+
+@kernel
+def thread_writeprotect(cpu: int, ctx: int, start: int, length: int, mode: int) -> int:
+    cpu_idle_exit(cpu)
+    result = userfaultfd_writeprotect(cpu, ctx, start, length, mode)
+    cpu_idle_enter(cpu)
+    return result
+
+
+@kernel
+def thread_wake(cpu: int, ctx: int, start: int, length: int) -> int:
+    cpu_idle_exit(cpu)
+    result = userfaultfd_wake(cpu, ctx, start, length)
+    cpu_idle_enter(cpu)
+    return result
+
+
+@kernel
+def thread_write_counted(cpu: int, ctx: int, word: int, address: int, value: int) -> int:
+    """Write, then count at `word` that this is done, and tell the monitor."""
+    cpu_idle_exit(cpu)
+    result = user_write(cpu, address, value)
+    atomic_fetch_add(word, 1)
+    atomic_fetch_add(ctx + USERFAULTFD_CTX.event, 1)
+    futex_wake(ctx + USERFAULTFD_CTX.event, 1)
+    cpu_idle_enter(cpu)
+    return result
+
+
+@kernel
+def thread_serve(cpu: int, ctx: int, src: int, word: int, writers: int) -> int:
+    """Serve until so many writers are done: copy missing pages from `src`, end protection."""
+    cpu_idle_exit(cpu)
+    while True:
+        event = smp_load_acquire(ctx + USERFAULTFD_CTX.event)
+        if read_once(word) == writers:
+            break
+        found, address, flags = userfaultfd_take(cpu, ctx)
+        if found == 0:
+            cpu_sleep(cpu, ctx + USERFAULTFD_CTX.event, event, -1)
+        elif flags & MSG_WP:
+            userfaultfd_writeprotect(cpu, ctx, address, 4096, 0)
+        elif userfaultfd_copy(cpu, ctx, address, src, 4096, 0) < 0:
+            # somebody filled it first, or nobody is served any more
+            userfaultfd_wake(cpu, ctx, address, 4096)
+    cpu_idle_enter(cpu)
+    return 0
+
+
+@kernel
+def thread_mremap(cpu: int, addr: int, old_len: int, new_len: int, flags: int, to: int) -> int:
+    cpu_idle_exit(cpu)
+    result = sys_mremap(cpu, addr, old_len, new_len, flags, to)
+    cpu_idle_enter(cpu)
+    return result
+
+
+@kernel
+def thread_kill(cpu: int, target: int) -> int:
+    """Send a fatal signal to another CPU."""
+    cpu_idle_exit(cpu)
+    send_fatal_signal(target)
+    cpu_idle_enter(cpu)
+    return 0
+
+
+CALLS = functions_of(sys.modules[__name__])
+
+
+@functools.cache
+def stepped(protocol: str) -> StepEngine:
+    """The stepped kernel with these calls."""
+    return StepEngine(program(protocol, layer=CALLS))
+
+
+@functools.cache
+def native(protocol: str) -> NativeEngine:
+    """The native kernel with these calls."""
+    return NativeEngine(program(protocol, layer=CALLS))
+
+
+class Served(Process):
+    """A process with pages of data at SOURCE and a context."""
+
+    SOURCE = 1 << 42
+    DATA = 11
+
+    def begin(self, seed: int = 1) -> None:
+        super().begin(seed)
+        self.map(self.SOURCE, 4)
+        for page in range(4):
+            self.write(self.SOURCE + (page << 12), self.DATA)
+        self.ctx = self.call("open")
+        assert self.ctx > 0
+
+    def serves(self, address: int, pages: int, mode: int = MISSING) -> None:
+        """Register a range."""
+        assert self.call("register", self.ctx, address, pages << 12, mode) == 0
+
+    def copies(self, address: int, pages: int = 1, mode: int = 0) -> int:
+        """Fill pages with the data."""
+        return self.call("copy", self.ctx, address, self.SOURCE, pages << 12, mode)
+
+    def flags_at(self, address: int) -> int:
+        """vm_flags of the VMA at an address."""
+        vmas = self.segment.vmas
+        found = (vmas["vm_start"] <= address) & (vmas["vm_end"] > address)
+        (index,) = (found & (vmas["slab_state"] == 1)).nonzero()[0]
+        return int(vmas["vm_flags"][index])
