@@ -96,6 +96,13 @@ class Event(IntEnum):
     VMA_LOCK_ACCESS_ERROR = 93  # own: access not allowed, left to the locked path
 
     SPF_ABORT_MMU_NOTIFIER = 99  # own: a subscriber to the mm is being registered
+    GUP_FAST = 215  # own, as all of these: frames taken without a lock
+    GUP_SLOW = 216  # frames taken under the mmap lock
+    GUP_PUT = 217  # frames given back
+    GUP_RETREAT_PTE = 218  # the entry changed while its frame was taken
+    GUP_RETREAT_FORK = 219  # a fork overlapped with pinning
+    GUP_FAULT = 220  # faults for frames that were not there
+    FORK_COPY_PINNED = 221  # pinned frames that a fork copied
 
     CALL_MREMAP = 140
     CALL_MLOCK = 142

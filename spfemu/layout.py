@@ -44,6 +44,8 @@ GATHER_SHARED = 57
 """Frames that others map too which a gather holds before it has to flush."""
 NOTIFIER_SHADOW = 16
 """Entries of the direct-mapped translation table of an MMU notifier's subscriber."""
+GUP_PAGES = 15
+"""Most frames that a CPU's thread has pinned at once."""
 NR_EVENTS = 256
 """Counters that each CPU has room for."""
 HIST_SUB_BITS = 5
@@ -379,6 +381,11 @@ class MM(Struct, pad_to_line=True):
     )
     mm_rb_latch = word("root of the second copy or 0", lock="mmap_lock")
 
+    write_protect_seq = word(
+        "odd while a fork makes entries read-only", lock="mmap_lock for writing", line=True
+    )
+    has_pinned = word("1 once a frame has been pinned", lock="any thread, to 1")
+
     rss_anon = word("anonymous pages mapped, as far as synced", lock="atomic", line=True)
     next_free = word("next free mm or 0", lock="mm_slots_lock")
     in_use = word("1 when set up", lock="init")
@@ -456,6 +463,8 @@ class CPU(Struct, pad_to_line=True):
     vmacache = word("recently used VMAs", lock="owner", count=VMACACHE_SIZE)
     anon_vma_list = word("cached free ANON_VMAs", lock="owner")
     anon_vma_count = word("their number", lock="owner")
+    gup_nr = word("frames in `gup_pages` that are pinned", lock="owner", line=True)
+    gup_pages = word("frames of the I/O that is going on", lock="owner", count=GUP_PAGES)
     workload = word("parameters and state of the workload", lock="owner", line=True, count=32)
     event = word("event counts, see events.py", lock="owner", line=True, count=NR_EVENTS)
     tlb = word("(tag, pte) pairs", lock="owner", line=True, count=2 * TLB_ENTRIES)

@@ -17,6 +17,7 @@ AT_REST = {
     "rcu_nesting": "is inside an RCU read-side section",
     "mmap_lock_held": "still holds the mmap lock",
     "percpu_read": "still holds an mmu_notifier_lock",
+    "gup_nr": "still has frames pinned",
 }
 GATHER_EMPTY = ("mm", "pages", "nr_pages", "tables", "nr_tables", "need_flush", "nr_shared")
 FAULT_ENDS = (
@@ -56,13 +57,14 @@ EQUAL_SUMS: Sums = (
     ((Event.SPF_ABORT,), ABORT_REASONS),
     ((Event.VMA_LOCK_ATTEMPT,), VMA_LOCK_ENDS),
     ((Event.VMA_LOCK_ABORT,), VMA_LOCK_ABORT_REASONS),
+    ((Event.GUP_FAST, Event.GUP_SLOW), (Event.GUP_PUT,)),
 )
 """Pairs of counters with equal sums."""
 BOUNDED_SUMS: Sums = (
     ((Event.SPF_ABORT,), (Event.SPF_ATTEMPT,)),
     ((Event.SPF_ATTEMPT_ANON, Event.SPF_ATTEMPT_PTE), (Event.SPF_ATTEMPT,)),
     ((Event.SPF_ATTEMPT_WP,), (Event.SPF_ATTEMPT_PTE,)),
-    (FAULT_ENDS, (Event.PGFAULT, Event.POPULATE_FAULT)),
+    (FAULT_ENDS, (Event.PGFAULT, Event.POPULATE_FAULT, Event.GUP_FAULT)),
     ((Event.CALL_FAILED,), CALLS),
 )
 """Pairs of counters of which the first is at most the second."""

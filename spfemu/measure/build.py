@@ -54,6 +54,7 @@ class Workload:
         self.has_writers = self._value("writer_op", None) is not None
         self.faults: bool = self._value("FAULTS", default=True)
         self.forks: bool = self._value("FORKS", default=False)
+        self.locked_faults: bool = self._value("LOCKED_FAULTS", default=False)
         self.pages_shared: bool = self._value("PAGES_SHARED", default=False)
         self.overlap_on_host: bool = self._value("OVERLAP_ON_HOST", default=True)
 
@@ -158,6 +159,7 @@ def compose(
     layers += workload(workload_name).functions()
     if target == "host":
         layers.append(functions_of(importlib.import_module("spfemu.host.calls")))
+        layers.append(functions_of(importlib.import_module("spfemu.host.direct_io")))
         if workload(workload_name).forks:
             layers.append(functions_of(importlib.import_module("spfemu.host.fork")))
     measured = {"CONFIG_DEBUG_VM": 0, **(config or {})}

@@ -92,6 +92,7 @@ class Plan:
         _in_range("rate", parameters.rate, 0, 1e9)
         self._check_writers(workload)
         self._check_forks(workload)
+        self._check_locked_faults(workload)
         if self.target == "host" and self.engine != "native":
             raise UsageError("--target host runs compiled code only: use --engine native")
 
@@ -102,6 +103,13 @@ class Plan:
             raise UsageError(
                 f"protocol bare does not copy pages that {self.workload} shares between processes: "
                 "use another protocol"
+            )
+
+    def _check_locked_faults(self, workload: build.Workload) -> None:
+        if workload.locked_faults and self.protocol == "bare" and self.target == "emulator":
+            raise UsageError(
+                f"protocol bare has no faults under the mmap lock, by which {self.workload} gets "
+                "frames: use another protocol"
             )
 
     def _check_writers(self, workload: build.Workload) -> None:

@@ -89,6 +89,16 @@ class Madv(IntEnum):
     COLLAPSE = 25
 
 
+class Foll(IntFlag):
+    """FOLL_*: how get_user_pages takes frames (include/linux/mm.h)."""
+
+    WRITE = 0x01
+    GET = 0x04
+    LONGTERM = 0x10000
+    PIN = 0x40000
+    FAST_ONLY = 0x80000
+
+
 class Vm(IntFlag):
     """vm_flags (include/linux/mm.h)."""
 

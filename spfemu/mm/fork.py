@@ -13,6 +13,11 @@ from spfemu.layout import CPU, MM, PAGE, PAGE_SHIFT, RCU_QUEUE, VMA, WORD
 from spfemu.mm.bug import Bug, vm_bug_on
 from spfemu.mm.context import switch_mm
 from spfemu.mm.flags import PTE_ADDR_MASK, PUD_SIZE, VM_UFFD_FLAGS, Errno, PageKind, Pte, Vm
+from spfemu.mm.fork_pinned import (
+    copy_pinned_range,
+    write_protect_seqcount_begin,
+    write_protect_seqcount_end,
+)
 from spfemu.mm.i_mmap import vma_link_file
 from spfemu.mm.limits import VM_LOCKED_MASK, vm_stat_account
 from spfemu.mm.memory import sync_mm_rss
@@ -207,6 +212,7 @@ def dup_mmap(cpu: int, mm: int, oldmm: int) -> int:
     mmap_write_lock(cpu, mm)
     sync_mm_rss(cpu)
     store(mm + MM.brk, load(oldmm + MM.brk))
+    write_protect_seqcount_begin(oldmm)
     error = 0
     prev = 0
     mpnt = load(oldmm + MM.mmap)
@@ -217,6 +223,7 @@ def dup_mmap(cpu: int, mm: int, oldmm: int) -> int:
             error = copy_page_range(cpu, vma, mpnt) if vma != 0 else -Errno.ENOMEM
             prev = vma
         mpnt = load(mpnt + VMA.vm_next)
+    write_protect_seqcount_end(oldmm)
     dup_mmap_unlock(cpu, mm, oldmm, mpnt)
     return error
 
@@ -311,6 +318,11 @@ def copy_pmd_range(cpu: int, vma: int, src_vma: int) -> int:
                 if pmd == 0:
                     return -Errno.ENOMEM
                 vm_flags = load(src_vma + VMA.vm_flags)
+                if load(src_mm + MM.has_pinned):
+                    count = copy_pinned_range(cpu, vma, src_vma, pmd, src_pmd, address, next_)
+                    if count < 0:
+                        return count
+                    atomic_fetch_add_relaxed(mm + MM.rss_anon, count)
                 count = copy_pte_range(cpu, pmd, src_pmd, address, next_, vm_flags)
                 atomic_fetch_add_relaxed(mm + MM.rss_anon, count)
         address = next_
@@ -345,7 +357,8 @@ def copy_pte_range(cpu: int, pmd: int, src_pmd: int, start: int, end: int, vm_fl
     src_pte = pte_offset(src_pmd, start)
     last = src_pte + ((end - start) >> PAGE_SHIFT) * WORD
     while src_pte < last:
-        if pte_present(read_once(src_pte)):
+        # what the child has already is the copy of a pinned frame
+        if pte_present(read_once(src_pte)) and read_once(pte) == 0:
             count += copy_present_pte(cpu, pte, src_pte, vm_flags)
         pte += WORD
         src_pte += WORD

@@ -94,5 +94,12 @@ COUNTERS = {
     "UFFD_ZEROPAGE": "pages that a monitor filled with the zero page",
     "UFFD_WRITEPROTECT": "pages that a monitor write-protected",
     "UFFD_UNPROTECT": "pages that a monitor released from write protection",
+    "GUP_FAST": "frames of user memory taken for I/O without a lock",
+    "GUP_SLOW": "such frames taken under the mmap lock",
+    "GUP_PUT": "such frames given back",
+    "GUP_RETREAT_PTE": "frames given back at once: their pte changed meanwhile",
+    "GUP_RETREAT_FORK": "pinnings without a lock undone: a fork went on meanwhile",
+    "GUP_FAULT": "faults for frames that were to be taken and not there",
+    "FORK_COPY_PINNED": "pinned frames that a fork copied at once",
 }
 """Descriptions by the names of `spfemu.events.Event`."""

@@ -10,6 +10,7 @@ another, before any operation.  Beside them, in ordinary Python, stand
 * ``needs(parameters)``, the frames and VMAs that it may hold at one time (`Needs`);
 * ``iterations(parameters)``, what will-it-scale counts for one operation;
 * ``NAME``, if the command line's name is not the module's;
+* ``LOCKED_FAULTS = True`` if it makes the kernel take faults under the mmap lock;
 * ``EXTENDS``, the module of another workload, if it holds only what differs from that one;
 * ``FAULTS = False`` if it takes no faults, so that operations are compared;
 * ``FORKS = True`` if it makes other processes;

@@ -171,6 +171,11 @@ def mmap_lock_not_left(good: GoodSegment) -> None:
     good.segment.cpus["mmap_lock_held"][0] = 2
 
 
+@corruptions.reports("^CPU 1 still has frames pinned")
+def frames_pinned(good: GoodSegment) -> None:
+    good.segment.cpus["gup_nr"][1] = 3
+
+
 @corruptions.reports(r"^CPU 0 never finished an mmu_gather: \{'need_flush': 1\}$")
 def gather_not_finished(good: GoodSegment) -> None:
     good.segment.words[good.cpu_word(0, CPU.gather + GATHER.need_flush)] = 1
@@ -223,6 +228,11 @@ def stale_paging_structure_cache(good: GoodSegment) -> None:
 @corruptions.reports(r"^CPU 0: SPF_ABORT \(\d+\) != .*\(\d+\)$")
 def abort_without_reason(good: GoodSegment) -> None:
     good.segment.cpus["event"][0][Event.SPF_ABORT] += 1
+
+
+@corruptions.reports(r"^CPU 0: GUP_SLOW \(1\) != GUP_PUT \(0\)$")
+def frame_not_given_back(good: GoodSegment) -> None:
+    good.segment.cpus["event"][0][Event.GUP_SLOW] += 1
 
 
 @corruptions.reports(r"^CPU 1: PGFAULT \(\d+\) != FAULT_READ \+ FAULT_WRITE \(\d+\)$")

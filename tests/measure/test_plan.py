@@ -33,7 +33,7 @@ from spfemu.measure.plan import Plan
         ({"size": 8192, "pages": 3}, r"pages must be from 1 to 2, not 3"),
         ({"rate": -1}, r"rate must be from 0"),
         ({"fault_overhead_ns": -1}, r"fault overhead \[ns\] must be from 0"),
-        ({"writers": 1}, r"page_fault1 has no writers; workloads that have: mixed"),
+        ({"writers": 1}, r"page_fault1 has no writers; workloads that have: gup_fast, mixed"),
         ({"overlap": True}, r"no writers that could overlap"),
         ({"workload": "mixed", "writers": 1, "protocol": "bare"}, r"bare takes no lock"),
         ({"workload": "mixed", "workers": 2, "protocol": "bare"}, r"touch the same pages"),

@@ -17,13 +17,17 @@ from spfemu.engines.source import KernelFunction, Program, functions_of, link
 from spfemu.engines.stepped import StepEngine
 from spfemu.events import ABORT_REASONS, VMA_LOCK_ABORT_REASONS, Event
 from spfemu.kernel import kernel
+from spfemu.layout import CPU
 from spfemu.mm import worker
+from spfemu.mm.direct_io import bio_map_user, bio_release_pages
 from spfemu.mm.flags import Map, Prot
 from spfemu.mm.fork import exit_mm, sys_fork
+from spfemu.mm.gup import get_user_pages_fast, put_user_page
 from spfemu.mm.madvise import Madv
 from spfemu.mm.mmu import user_read, user_write
 from spfemu.mm.sched import cpu_idle_enter, cpu_idle_exit
 from spfemu.mm.syscalls import sys_madvise, sys_mmap, sys_mprotect, sys_munmap
+from spfemu.primitives import load
 from spfemu.protocols import protocol_functions
 from spfemu.segment import Geometry, Segment
 
@@ -99,6 +103,38 @@ def thread_fork(cpu: int) -> int:
     result = sys_fork(cpu)
     cpu_idle_enter(cpu)
     return result
+
+
+@kernel
+def thread_pin(cpu: int, address: int, nr_pages: int) -> int:
+    cpu_idle_exit(cpu)
+    result = bio_map_user(cpu, address, nr_pages)
+    cpu_idle_enter(cpu)
+    return result
+
+
+@kernel
+def thread_unpin(cpu: int) -> int:
+    cpu_idle_exit(cpu)
+    bio_release_pages(cpu)
+    cpu_idle_enter(cpu)
+    return 0
+
+
+@kernel
+def thread_get(cpu: int, address: int, nr_pages: int) -> int:
+    cpu_idle_exit(cpu)
+    result = get_user_pages_fast(cpu, address, nr_pages, 0, cpu + CPU.gup_pages)
+    cpu_idle_enter(cpu)
+    return result
+
+
+@kernel
+def thread_put(cpu: int) -> int:
+    cpu_idle_exit(cpu)
+    put_user_page(cpu, load(cpu + CPU.gup_pages))
+    cpu_idle_enter(cpu)
+    return 0
 
 
 @kernel

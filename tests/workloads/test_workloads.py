@@ -16,6 +16,7 @@ TINY = {
     "spf_test": {"areas": 3, "pages": 2},
     "ebizzy": {"size": 1 << 15},
     "ebizzy-heap": {"size": 1 << 15},
+    "gup_fast": {"size": 1 << 15, "areas": 2, "pages": 2},
     "mixed": {"size": 1 << 15, "areas": 2, "pages": 2},
 }
 ALL = list(build.list_workloads())
@@ -88,6 +89,35 @@ def test_fork1_cannot_run_without_copies():
     with pytest.raises(UsageError, match="fork1"):
         Plan("fork1", protocol="bare")
     assert Plan("fork1", protocol="bare", target="host").target == "host"
+
+
+@pytest.mark.parametrize("protocol", ["classic", "spf", "vma-lock", "vma-refcount"])
+@pytest.mark.parametrize("overlap", [False, True])
+def test_gup_fast_pins_and_unpins(protocol, overlap):
+    sample = one_sample(
+        "gup_fast", protocol=protocol, workers=2, writers=1, overlap=overlap, seconds=0.2
+    )
+    counts = sample.events
+    assert counts["GUP_FAST"] > 0
+    assert counts["GUP_SLOW"] >= counts["GUP_FAULT"] > 0
+    assert counts["GUP_PUT"] == counts["GUP_FAST"] + counts["GUP_SLOW"]
+
+
+def test_gup_fast_finds_lost_writes_of_the_device(tmp_path):
+    override = tmp_path / "late.py"
+    override.write_text(
+        "from spfemu.kernel import kernel\n\n\n"
+        "@kernel\n"
+        "def dma_write(cpu: int, index: int, value: int) -> None:\n"
+        "    pass\n"
+    )
+    with pytest.raises(WorkerDiedError):
+        one_sample("gup_fast", overrides=(str(override),))
+
+
+def test_gup_fast_needs_faults_under_the_lock():
+    with pytest.raises(UsageError, match="gup_fast"):
+        Plan("gup_fast", protocol="bare")
 
 
 def test_searches_of_ebizzy_find_lost_data(tmp_path):
