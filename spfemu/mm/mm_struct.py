@@ -5,12 +5,12 @@ Answers to kernel/fork.c and include/linux/sched/mm.h (Linux 5.12).  All users t
 the references of `mm_count`; a userfaultfd context holds another, so it may outlive the process.
 """
 
-from spfemu.kernel import kernel, slowpath
-from spfemu.layout import CPU, MM, SYSTEM
+from spfemu.kernel import kernel
+from spfemu.layout import MM, SYSTEM
 from spfemu.mm.bug import Bug, vm_bug_on
 from spfemu.mm.page_alloc import virt_to_page
 from spfemu.mm.pgtable import free_table_now
-from spfemu.mm.spinlock import spin_lock, spin_unlock
+from spfemu.mm.slab import slab_give, slab_take
 from spfemu.primitives import (
     atomic_fetch_add,
     atomic_fetch_add_relaxed,
@@ -21,27 +21,17 @@ from spfemu.primitives import (
 )
 
 
-@slowpath
+@kernel
 def mm_slot_alloc(cpu: int) -> int:
     """Take a free mm_struct; 0 if there is none."""
-    system = load(cpu + CPU.system)
-    spin_lock(cpu, system + SYSTEM.mm_slots_lock)
-    mm = load(system + SYSTEM.mm_free)
-    if mm != 0:
-        store(system + SYSTEM.mm_free, load(mm + MM.next_free))
-    spin_unlock(system + SYSTEM.mm_slots_lock)
-    return mm
+    return slab_take(cpu, SYSTEM.mm_slots_lock, SYSTEM.mm_free, MM.next_free)
 
 
-@slowpath
+@kernel
 def mm_slot_free(cpu: int, mm: int) -> None:
     """Give back an mm_struct that nobody refers to."""
-    system = load(cpu + CPU.system)
     store(mm + MM.in_use, 0)
-    spin_lock(cpu, system + SYSTEM.mm_slots_lock)
-    store(mm + MM.next_free, load(system + SYSTEM.mm_free))
-    store(system + SYSTEM.mm_free, mm)
-    spin_unlock(system + SYSTEM.mm_slots_lock)
+    slab_give(cpu, SYSTEM.mm_slots_lock, SYSTEM.mm_free, MM.next_free, mm)
 
 
 @kernel

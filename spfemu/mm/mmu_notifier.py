@@ -37,6 +37,7 @@ from spfemu.mm.percpu_rwsem import (
 )
 from spfemu.mm.rmap import anon_vma_lock, anon_vma_unlock
 from spfemu.mm.rwsem import down_write, up_write
+from spfemu.mm.slab import slab_give, slab_take
 from spfemu.mm.spinlock import spin_lock, spin_unlock
 from spfemu.mm.vma_write import vmas_start_write
 from spfemu.mm.vmstat import count_vm_event
@@ -200,12 +201,9 @@ def notifier_unlink(mm: int, subscription: int) -> None:
 @slowpath
 def notifier_alloc(cpu: int) -> int:
     """Take a free MMU_NOTIFIER, all 0 but its marks; 0 if there is none."""
-    system = load(cpu + CPU.system)
-    spin_lock(cpu, system + SYSTEM.notifier_slab_lock)
-    subscription = load(system + SYSTEM.notifier_free)
-    if subscription != 0:
-        write_once(system + SYSTEM.notifier_free, load(subscription + MMU_NOTIFIER.next))
-    spin_unlock(system + SYSTEM.notifier_slab_lock)
+    subscription = slab_take(
+        cpu, SYSTEM.notifier_slab_lock, SYSTEM.notifier_free, MMU_NOTIFIER.next
+    )
     if subscription != 0:
         for i in range(MMU_NOTIFIER.SIZE // WORD):
             store(subscription + i * WORD, 0)
@@ -216,13 +214,15 @@ def notifier_alloc(cpu: int) -> int:
 @slowpath
 def notifier_free(cpu: int, subscription: int) -> None:
     """Give back an MMU_NOTIFIER that no list has."""
-    system = load(cpu + CPU.system)
     for i in range(MMU_NOTIFIER.SIZE // WORD):
         store(subscription + i * WORD, 0)
-    spin_lock(cpu, system + SYSTEM.notifier_slab_lock)
-    store(subscription + MMU_NOTIFIER.next, load(system + SYSTEM.notifier_free))
-    write_once(system + SYSTEM.notifier_free, subscription)
-    spin_unlock(system + SYSTEM.notifier_slab_lock)
+    slab_give(
+        cpu,
+        SYSTEM.notifier_slab_lock,
+        SYSTEM.notifier_free,
+        MMU_NOTIFIER.next,
+        subscription,
+    )
 
 
 @slowpath

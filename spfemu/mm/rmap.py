@@ -10,6 +10,7 @@ from spfemu.kernel import kernel, slowpath
 from spfemu.layout import ANON_VMA, ANON_VMA_CHAIN, CPU, MM, PAGE_SHIFT, SYSTEM, VMA
 from spfemu.mm.bug import Bug, vm_bug_on
 from spfemu.mm.flags import Errno, Vm
+from spfemu.mm.slab import slab_cache_give, slab_cache_take, slab_give, slab_take
 from spfemu.mm.spinlock import spin_lock, spin_unlock
 from spfemu.primitives import (
     load,
@@ -20,22 +21,20 @@ from spfemu.primitives import (
 )
 
 VM_ACCESS_FLAGS = int(Vm.READ | Vm.WRITE | Vm.EXEC)
-ANON_VMA_CACHE_BATCH = 16
-"""Free anon_vmas that move between a CPU's cache and the global list at once."""
-ANON_VMA_CACHE_MAX = 2 * ANON_VMA_CACHE_BATCH
-"""Most free anon_vmas in a CPU's cache."""
 
 
 @kernel
 def anon_vma_alloc(cpu: int) -> int:
     """Return an anon_vma that is its own root and linked to no VMA, or 0 if there is none."""
-    if load(cpu + CPU.anon_vma_count) == 0:
-        anon_vma_slab_refill(cpu)
-    anon_vma = load(cpu + CPU.anon_vma_list)
+    anon_vma = slab_cache_take(
+        cpu,
+        CPU.anon_vma_list,
+        SYSTEM.anon_vma_lock,
+        SYSTEM.anon_vma_free,
+        ANON_VMA.next_free,
+    )
     if anon_vma == 0:
         return 0
-    store(cpu + CPU.anon_vma_list, load(anon_vma + ANON_VMA.next_free))
-    store(cpu + CPU.anon_vma_count, load(cpu + CPU.anon_vma_count) - 1)
     store(anon_vma + ANON_VMA.generation, load(anon_vma + ANON_VMA.generation) + 1)
     store(anon_vma + ANON_VMA.next_free, 0)
     store(anon_vma + ANON_VMA.in_use, 1)
@@ -45,78 +44,35 @@ def anon_vma_alloc(cpu: int) -> int:
 
 @kernel
 def anon_vma_free(cpu: int, anon_vma: int) -> None:
-    """Put an anon_vma that is linked to nothing any more into this CPU's cache."""
+    """Free an anon_vma that is linked to nothing any more."""
     store(anon_vma + ANON_VMA.in_use, 0)
-    if load(cpu + CPU.anon_vma_count) >= ANON_VMA_CACHE_MAX:
-        anon_vma_slab_drain(cpu)
-    store(anon_vma + ANON_VMA.next_free, load(cpu + CPU.anon_vma_list))
-    store(cpu + CPU.anon_vma_list, anon_vma)
-    store(cpu + CPU.anon_vma_count, load(cpu + CPU.anon_vma_count) + 1)
-
-
-@slowpath
-def anon_vma_slab_refill(cpu: int) -> None:
-    """Move up to a batch of free anon_vmas from the global list into this CPU's empty cache."""
-    system = load(cpu + CPU.system)
-    local = 0
-    count = 0
-    spin_lock(cpu, system + SYSTEM.anon_vma_lock)
-    anon_vma = load(system + SYSTEM.anon_vma_free)
-    while anon_vma != 0 and count < ANON_VMA_CACHE_BATCH:
-        following = load(anon_vma + ANON_VMA.next_free)
-        store(anon_vma + ANON_VMA.next_free, local)
-        local = anon_vma
-        count += 1
-        anon_vma = following
-    store(system + SYSTEM.anon_vma_free, anon_vma)
-    spin_unlock(system + SYSTEM.anon_vma_lock)
-    store(cpu + CPU.anon_vma_list, local)
-    store(cpu + CPU.anon_vma_count, count)
-
-
-@slowpath
-def anon_vma_slab_drain(cpu: int) -> None:
-    """Move a batch of free anon_vmas from this CPU's cache to the global list."""
-    system = load(cpu + CPU.system)
-    anon_vma = load(cpu + CPU.anon_vma_list)
-    spin_lock(cpu, system + SYSTEM.anon_vma_lock)
-    free = load(system + SYSTEM.anon_vma_free)
-    for _ in range(ANON_VMA_CACHE_BATCH):
-        following = load(anon_vma + ANON_VMA.next_free)
-        store(anon_vma + ANON_VMA.next_free, free)
-        free = anon_vma
-        anon_vma = following
-    store(system + SYSTEM.anon_vma_free, free)
-    spin_unlock(system + SYSTEM.anon_vma_lock)
-    store(cpu + CPU.anon_vma_list, anon_vma)
-    store(cpu + CPU.anon_vma_count, load(cpu + CPU.anon_vma_count) - ANON_VMA_CACHE_BATCH)
+    slab_cache_give(
+        cpu,
+        CPU.anon_vma_list,
+        SYSTEM.anon_vma_lock,
+        SYSTEM.anon_vma_free,
+        ANON_VMA.next_free,
+        anon_vma,
+    )
 
 
 # A VMA is linked to its own anon_vma by the chain inside it, and by one from the slab to each
 # anon_vma that it has inherited: pages mapped before a fork stay those of the parent's.
 
 
-@slowpath
+@kernel
 def anon_vma_chain_alloc(cpu: int) -> int:
     """Return a chain that is linked nowhere, or 0 if the slab is used up."""
-    system = load(cpu + CPU.system)
-    spin_lock(cpu, system + SYSTEM.avc_lock)
-    avc = load(system + SYSTEM.avc_free)
+    avc = slab_take(cpu, SYSTEM.avc_lock, SYSTEM.avc_free, ANON_VMA_CHAIN.same_vma)
     if avc != 0:
-        store(system + SYSTEM.avc_free, load(avc + ANON_VMA_CHAIN.same_vma))
         store(avc + ANON_VMA_CHAIN.same_vma, 0)
-    spin_unlock(system + SYSTEM.avc_lock)
     return avc
 
 
-@slowpath
+@kernel
 def anon_vma_chain_free(cpu: int, avc: int) -> None:
     """Give back a chain from the slab that is linked nowhere."""
-    system = load(cpu + CPU.system)
-    spin_lock(cpu, system + SYSTEM.avc_lock)
-    store(avc + ANON_VMA_CHAIN.same_vma, load(system + SYSTEM.avc_free))
-    store(system + SYSTEM.avc_free, avc)
-    spin_unlock(system + SYSTEM.avc_lock)
+    slab_give(cpu, SYSTEM.avc_lock, SYSTEM.avc_free, ANON_VMA_CHAIN.same_vma, avc)
 
 
 @kernel

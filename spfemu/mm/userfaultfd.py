@@ -31,6 +31,7 @@ from spfemu.mm.mmap_lock import release_fault_lock
 from spfemu.mm.pgtable import find_pmd, pte_offset
 from spfemu.mm.rwsem import TaskWord, rwsem_arm_waiter
 from spfemu.mm.sched import cpu_sleep
+from spfemu.mm.slab import slab_give, slab_take
 from spfemu.mm.spinlock import spin_lock, spin_unlock
 from spfemu.mm.vmstat import count_vm_event
 from spfemu.primitives import (
@@ -63,12 +64,7 @@ MSG_WP = 2
 @slowpath
 def sys_userfaultfd(cpu: int) -> int:
     """Open a context for this CPU's mm; returns its address or -EMFILE if there is none left."""
-    system = load(cpu + CPU.system)
-    spin_lock(cpu, system + SYSTEM.uffd_lock)
-    ctx = load(system + SYSTEM.uffd_free)
-    if ctx != 0:
-        store(system + SYSTEM.uffd_free, load(ctx + USERFAULTFD_CTX.next_free))
-    spin_unlock(system + SYSTEM.uffd_lock)
+    ctx = slab_take(cpu, SYSTEM.uffd_lock, SYSTEM.uffd_free, USERFAULTFD_CTX.next_free)
     if ctx == 0:
         return -Errno.EMFILE
     mm = load(cpu + CPU.mm)
@@ -99,12 +95,8 @@ def userfaultfd_ctx_put(cpu: int, ctx: int) -> None:
 def userfaultfd_ctx_free(cpu: int, ctx: int) -> None:
     """Give back a context that nobody refers to."""
     mmdrop(cpu, load(ctx + USERFAULTFD_CTX.mm))
-    system = load(cpu + CPU.system)
-    spin_lock(cpu, system + SYSTEM.uffd_lock)
     store(ctx + USERFAULTFD_CTX.mm, 0)
-    store(ctx + USERFAULTFD_CTX.next_free, load(system + SYSTEM.uffd_free))
-    store(system + SYSTEM.uffd_free, ctx)
-    spin_unlock(system + SYSTEM.uffd_lock)
+    slab_give(cpu, SYSTEM.uffd_lock, SYSTEM.uffd_free, USERFAULTFD_CTX.next_free, ctx)
 
 
 # Faults

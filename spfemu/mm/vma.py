@@ -24,7 +24,7 @@ from spfemu.mm.rbtree import vma_gap_update
 from spfemu.mm.rbtree_latch import vma_rb_erase, vma_rb_insert, vma_rb_lookup
 from spfemu.mm.rcu import call_rcu, rcu_barrier
 from spfemu.mm.rmap import anon_vma_clone, is_fork_child, unlink_anon_vmas
-from spfemu.mm.spinlock import spin_lock, spin_unlock
+from spfemu.mm.slab import slab_cache_give, slab_cache_take, slab_refill
 from spfemu.mm.versions import ANON_VMA_EITHER_WAY
 from spfemu.mm.vma_write import (
     mm_write_seqlock,
@@ -55,10 +55,6 @@ class SlabState(IntEnum):
     RCU_PENDING = 2
 
 
-VMA_CACHE_BATCH = 16
-"""Free slots that move between a CPU's cache and the global list at once."""
-VMA_CACHE_MAX = 2 * VMA_CACHE_BATCH
-"""Most free slots in a CPU's cache."""
 VMA_RESERVE = 5
 """Most VMAs that one system call makes: mremap out of the middle of a VMA into that of another."""
 
@@ -173,65 +169,18 @@ def vm_area_free_rcu(cpu: int, vma: int) -> None:
         store(vma + VMA.vm_file, 0)
         fput(cpu, file)
     store(vma + VMA.slab_state, SlabState.FREE)
-    if load(cpu + CPU.vma_count) >= VMA_CACHE_MAX:
-        vma_slab_drain(cpu)
-    store(vma + VMA.vm_start, load(cpu + CPU.vma_list))
-    store(cpu + CPU.vma_list, vma)
-    store(cpu + CPU.vma_count, load(cpu + CPU.vma_count) + 1)
+    slab_cache_give(cpu, CPU.vma_list, SYSTEM.vma_lock, SYSTEM.vma_free, VMA.vm_start, vma)
 
 
 @kernel
 def vma_slab_alloc(cpu: int) -> int:
-    """Take a slot from this CPU's cache, filling it first if it is empty; 0 if that fails."""
-    if load(cpu + CPU.vma_count) == 0:
-        vma_slab_refill(cpu)
-    vma = load(cpu + CPU.vma_list)
+    """Take a free slot; 0 if there is none."""
+    vma = slab_cache_take(cpu, CPU.vma_list, SYSTEM.vma_lock, SYSTEM.vma_free, VMA.vm_start)
     if vma == 0:
         return 0
-    store(cpu + CPU.vma_list, load(vma + VMA.vm_start))
-    store(cpu + CPU.vma_count, load(cpu + CPU.vma_count) - 1)
     store(vma + VMA.generation, load(vma + VMA.generation) + 1)
     store(vma + VMA.slab_state, SlabState.IN_USE)
     return vma
-
-
-@slowpath
-def vma_slab_refill(cpu: int) -> None:
-    """Move up to a batch of free slots from the global list into this CPU's cache."""
-    system = load(cpu + CPU.system)
-    local = load(cpu + CPU.vma_list)
-    count = load(cpu + CPU.vma_count)
-    last = count + VMA_CACHE_BATCH
-    spin_lock(cpu, system + SYSTEM.vma_lock)
-    vma = load(system + SYSTEM.vma_free)
-    while vma != 0 and count < last:
-        following = load(vma + VMA.vm_start)
-        store(vma + VMA.vm_start, local)
-        local = vma
-        count += 1
-        vma = following
-    store(system + SYSTEM.vma_free, vma)
-    spin_unlock(system + SYSTEM.vma_lock)
-    store(cpu + CPU.vma_list, local)
-    store(cpu + CPU.vma_count, count)
-
-
-@slowpath
-def vma_slab_drain(cpu: int) -> None:
-    """Move a batch of free slots from this CPU's cache to the global list."""
-    system = load(cpu + CPU.system)
-    vma = load(cpu + CPU.vma_list)
-    spin_lock(cpu, system + SYSTEM.vma_lock)
-    free = load(system + SYSTEM.vma_free)
-    for _ in range(VMA_CACHE_BATCH):
-        following = load(vma + VMA.vm_start)
-        store(vma + VMA.vm_start, free)
-        free = vma
-        vma = following
-    store(system + SYSTEM.vma_free, free)
-    spin_unlock(system + SYSTEM.vma_lock)
-    store(cpu + CPU.vma_list, vma)
-    store(cpu + CPU.vma_count, load(cpu + CPU.vma_count) - VMA_CACHE_BATCH)
 
 
 @kernel
@@ -248,7 +197,7 @@ def vm_area_reserve(cpu: int) -> None:
 @slowpath
 def vm_area_reserve_slowpath(cpu: int) -> None:
     """Fill the cache from the global list, else from what this CPU has queued for RCU."""
-    vma_slab_refill(cpu)
+    slab_refill(cpu, CPU.vma_list, SYSTEM.vma_lock, SYSTEM.vma_free, VMA.vm_start)
     if load(cpu + CPU.vma_count) < VMA_RESERVE:
         rcu_barrier(cpu)
 

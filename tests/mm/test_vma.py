@@ -9,15 +9,20 @@ from vmas import VmaMachine, check_slabs, check_tree, engine
 
 from spfemu.engines.script import Script, after, before
 from spfemu.events import Event
-from spfemu.layout import ANON_VMA, PAGE_SHIFT, PAGE_SIZE, VMACACHE_SIZE
+from spfemu.layout import ANON_VMA, CPU, PAGE_SHIFT, PAGE_SIZE, VMACACHE_SIZE, WORD
 from spfemu.mm.flags import PMD_SIZE, Errno, Prot, Pte, Vm
-from spfemu.mm.rmap import ANON_VMA_CACHE_BATCH, ANON_VMA_CACHE_MAX
-from spfemu.mm.vma import VMA_CACHE_BATCH, VMA_CACHE_MAX, SlabState
+from spfemu.mm.slab import CACHE_BATCH, CACHE_MAX
+from spfemu.mm.vma import SlabState
 
 BASE = 1 << 40
 RW = int(Prot.READ | Prot.WRITE)
 RWX = int(RW | Prot.EXEC)
 NONE = int(Prot.NONE)
+
+
+def test_the_length_of_a_cache_stands_behind_its_list():
+    assert CPU.vma_count == CPU.vma_list + WORD
+    assert CPU.anon_vma_count == CPU.anon_vma_list + WORD
 
 
 @pytest.fixture
@@ -100,7 +105,7 @@ def test_a_cpu_keeps_a_bounded_number_of_free_slots(made):
     assert machine.run_mm("vm_area_alloc") == 0
     for slot in slots:
         machine.run("vm_area_free", slot)
-        assert machine.segment.cpus[0]["vma_count"] <= VMA_CACHE_MAX
+        assert machine.segment.cpus[0]["vma_count"] <= CACHE_MAX
     check_slabs(machine)
 
 
@@ -108,9 +113,9 @@ def test_free_slots_reach_another_cpu_through_the_global_list(made):
     machine = made(nr_cpus=2, nr_vmas=64)
     slots = [machine.run_mm("vm_area_alloc") for _ in range(64)]
     assert machine.run_mm("vm_area_alloc", cpu=1) == 0
-    for slot in slots[: VMA_CACHE_MAX + 1]:
+    for slot in slots[: CACHE_MAX + 1]:
         machine.run("vm_area_free", slot)
-    again = [machine.run_mm("vm_area_alloc", cpu=1) for _ in range(VMA_CACHE_BATCH + 1)]
+    again = [machine.run_mm("vm_area_alloc", cpu=1) for _ in range(CACHE_BATCH + 1)]
     assert again[-1] == 0
     assert set(again[:-1]) < set(slots)
 
@@ -445,10 +450,10 @@ def test_a_cpu_keeps_a_bounded_number_of_free_anon_vmas(made):
     assert machine.segment.anon_vmas["in_use"].all()
     for first in areas:
         machine.run("sys_munmap", page(first), PAGE_SIZE)
-        assert machine.segment.cpus[0]["anon_vma_count"] <= ANON_VMA_CACHE_MAX
+        assert machine.segment.cpus[0]["anon_vma_count"] <= CACHE_MAX
     vma = machine.run_mm("tree_insert", page(0), page(1), cpu=1)
     assert machine.run("anon_vma_prepare", vma, cpu=1) == 0
-    assert machine.segment.cpus[1]["anon_vma_count"] == ANON_VMA_CACHE_BATCH - 1
+    assert machine.segment.cpus[1]["anon_vma_count"] == CACHE_BATCH - 1
     free = sum(int(c["anon_vma_count"]) for c in machine.segment.cpus)
     free += len(list(anon_vma_chain(machine, int(machine.segment.system["anon_vma_free"]))))
     assert free == 99
