@@ -34,9 +34,11 @@ ALONE = (
     "SPF_ABORT_PUD",
     "SPF_ABORT_PMD",
     "SPF_ABORT_ANON_VMA",
+    "SPF_ABORT_USERFAULTFD",
     "VMA_LOCK_ABORT_UNMAPPED",
     "VMA_LOCK_ABORT_NOT_ANON",
     "VMA_LOCK_ABORT_ANON_VMA",
+    "VMA_LOCK_ABORT_USERFAULTFD",
 )
 """Reasons for which it takes nobody else: what is mapped, and what is not there yet."""
 

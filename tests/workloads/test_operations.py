@@ -15,6 +15,7 @@ TINY = {
     "ebizzy": {"size": 4 * PAGE, "areas": 3},
     "ebizzy-heap": {"size": 4 * PAGE, "areas": 3},
     "fork1": {"size": 8 * PAGE, "pages": 3},
+    "gup_fast": {"size": 8 * PAGE, "areas": 2, "pages": 2},
     "malloc1": {"size": 8 * PAGE, "pages": 3},
     "mixed": {"size": 8 * PAGE, "areas": 2, "pages": 2},
     "mprotect_storm": {"size": 4 * PAGE, "areas": 2, "pages": 2},
@@ -53,6 +54,8 @@ EXPECTED = {
         "FAULT_WRITE": 8,
     },
 }
+RANDOM = ("gup_fast",)
+"""Operations that are not all the same."""
 WARM = 4
 """Operations after which each area of a ring has been used."""
 
@@ -68,7 +71,7 @@ def calls_and_faults(counted):
 
 
 def test_all_are_tested():
-    assert sorted(EXPECTED) == sorted(build.workloads())
+    assert sorted([*EXPECTED, *RANDOM]) == sorted(build.workloads())
 
 
 @pytest.mark.parametrize("workload", EXPECTED)
@@ -91,7 +94,7 @@ def test_a_writer_does_all_calls():
 
 
 @pytest.mark.parametrize("protocol", sorted(set(build.protocols()) - {"spf"}))
-@pytest.mark.parametrize("workload", EXPECTED)
+@pytest.mark.parametrize("workload", sorted([*EXPECTED, *RANDOM]))
 def test_under_each_protocol(workload, protocol):
     try:
         operations = Operations(workload, protocol, workers=2, **tiny(workload))
