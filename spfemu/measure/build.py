@@ -56,6 +56,8 @@ class Workload:
         self.forks: bool = self._value("FORKS", default=False)
         self.locked_faults: bool = self._value("LOCKED_FAULTS", default=False)
         self.pages_shared: bool = self._value("PAGES_SHARED", default=False)
+        self.monitors: bool = self._value("MONITORS", default=False)
+        self.on_host: bool = self._value("ON_HOST", default=True)
         self.overlap_on_host: bool = self._value("OVERLAP_ON_HOST", default=True)
 
     def _value(self, name: str, default: Any = ...) -> Any:

@@ -80,6 +80,8 @@ class Plan:
         build.choose("place of mmap_seq", self.seq_line, SEQ_LINE)
         build.choose("way of looking VMAs up", self.lookup, LOOKUP)
         _in_range("workers", self.workers, 1, NR_CPUS_MAX)
+        if workload.monitors:
+            self._add_monitors()
         _in_range("writers", self.writers, 0, NR_CPUS_MAX - self.workers)
         _in_range("seconds", self.seconds, 0.01, 3600)
         _in_range("warm-up seconds", self.warmup, 0, 3600)
@@ -95,6 +97,15 @@ class Plan:
         self._check_locked_faults(workload)
         if self.target == "host" and self.engine != "native":
             raise UsageError("--target host runs compiled code only: use --engine native")
+
+    def _add_monitors(self) -> None:
+        """Give each process its monitor, which is a writer that nobody has to ask for."""
+        if self.writers not in (0, self.nr_user_mms):
+            raise UsageError(f"{self.workload} has a monitor per process: leave out --writers")
+        if self.protocol == "bare":
+            raise UsageError(f"protocol bare knows no mappings that a monitor of {self.workload} "
+                             "could serve: use another protocol")  # fmt: skip
+        object.__setattr__(self, "writers", self.nr_user_mms)
 
     def _check_forks(self, workload: build.Workload) -> None:
         if not workload.forks:
@@ -118,6 +129,8 @@ class Plan:
                 f"{self.workload} has no writers; workloads that have: "
                 + ", ".join(n for n, w in build.workloads().items() if w.has_writers)
             )
+        if self.target == "host" and not workload.on_host:
+            raise UsageError(f"the host does not run {self.workload}: use the emulator")
         if self.writers and self.protocol == "bare" and self.target == "emulator":
             raise UsageError(
                 "protocol bare takes no lock and cannot run with writers: use --writers 0"
@@ -218,11 +231,13 @@ class Plan:
             needs.mms,
             max(needs.chains, 1),
             max(needs.files, Geometry.nr_files),
+            nr_uffds=max(needs.uffds, 1),
         )
 
     def with_workers(self, workers: int) -> Plan:
         """Return the same plan for another number of workers."""
-        return replace(self, workers=workers)
+        monitors = build.workload(self.workload).monitors
+        return replace(self, workers=workers, writers=0 if monitors else self.writers)
 
     def label(self) -> str:
         """Return how messages name what is measured."""

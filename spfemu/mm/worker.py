@@ -16,6 +16,7 @@ from spfemu.primitives import atomic_fetch_or, load, read_cycles, read_once, smp
 if TYPE_CHECKING:  # defined by the workload
     from spfemu.workloads.common import wait_for_turn
     from spfemu.workloads.defaults import workload_op, workload_setup, writer_op, writer_setup
+    from spfemu.workloads.uffd_missing import writer_leave
 
 
 @kernel
@@ -63,6 +64,8 @@ def worker_loop(cpu: int) -> int:
         cond_resched(cpu)
     if result < 0:
         store(cpu + CPU.failed, -result)
+    if load(cpu + CPU.role) == Role.WRITER:
+        writer_leave(cpu)
     cpu_offline(cpu)
     return result
 

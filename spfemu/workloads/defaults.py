@@ -2,7 +2,8 @@
 """What stands in for the parts that a workload leaves out.
 
 Nothing to set up; an operation that maps an area, touches it and unmaps it, as most of
-will-it-scale's memory tests do; no writers, for which the command line refuses them.
+will-it-scale's memory tests do; no writers, for which the command line refuses them; nothing to do
+when a writer leaves.
 """
 
 from spfemu.kernel import kernel
@@ -54,3 +55,8 @@ def writer_setup(cpu: int) -> int:
 def writer_op(cpu: int) -> int:
     """Refuse: this workload has no writers."""
     return -Errno.EINVAL
+
+
+@kernel
+def writer_leave(cpu: int) -> None:
+    """Leave nothing that somebody waits for."""

@@ -83,6 +83,8 @@ class Needs:
     vmas: int
     mms: int = 0
     """mms of children."""
+    uffds: int = 0
+    """userfaultfd contexts."""
     chains: int = 0
     """anon_vma_chains: one for each VMA of a child and anon_vma that it has inherited."""
     files: int = 0

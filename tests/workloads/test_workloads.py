@@ -18,6 +18,7 @@ TINY = {
     "ebizzy-heap": {"size": 1 << 15},
     "gup_fast": {"size": 1 << 15, "areas": 2, "pages": 2},
     "mixed": {"size": 1 << 15, "areas": 2, "pages": 2},
+    "uffd_missing": {"size": 1 << 15, "seconds": 0.2},
 }
 ALL = list(build.list_workloads())
 
@@ -146,6 +147,43 @@ def test_rate_holds_a_writer_back():
     sample = one_sample("mixed", writers=1, rate=20.0, seconds=0.3)
     # one that is late does not catch up, so this holds however slow the machine is
     assert sample.writer_operations <= 20 * sample.seconds + 1
+
+
+@pytest.mark.parametrize("protocol", sorted(set(build.protocols()) - {"bare"}))
+def test_a_monitor_serves_every_fault(protocol):
+    sample = one_sample("uffd_missing", protocol=protocol, workers=2)
+    waited = sample.events["UFFD_WAIT"]
+    assert waited > 0
+    assert sample.events["UFFD_COPY"] >= waited - 2
+    assert sample.writer_operations > 0
+
+
+def test_a_monitor_comes_unasked_and_alone():
+    assert Plan("uffd_missing", workers=2).writers == 1
+    plan = Plan("uffd_missing", workers=2, mode="processes")
+    assert plan.writers == 2
+    assert plan.with_workers(3).writers == 3
+    with pytest.raises(UsageError, match="monitor per process"):
+        Plan("uffd_missing", writers=3)
+    with pytest.raises(UsageError, match="bare"):
+        Plan("uffd_missing", protocol="bare")
+    with pytest.raises(UsageError, match="host"):
+        Plan("uffd_missing", target="host")
+
+
+def test_a_page_without_its_data_is_noticed(tmp_path):
+    override = tmp_path / "zero.py"
+    override.write_text(
+        "from spfemu.kernel import kernel\n"
+        "from spfemu.mm.mcopy import userfaultfd_zeropage\n\n\n"
+        "@kernel\n"
+        "def userfaultfd_copy(\n"
+        "    cpu: int, ctx: int, dst: int, src: int, length: int, mode: int\n"
+        ") -> int:\n"
+        "    return userfaultfd_zeropage(cpu, ctx, dst, length, mode)\n"
+    )
+    with pytest.raises(WorkerDiedError, match="EIO"):
+        one_sample("uffd_missing", overrides=(str(override),))
 
 
 def test_writers_of_a_workload_without_refuse():
