@@ -502,6 +502,7 @@ class SYSTEM(Struct, pad_to_line=True):
     nr_files = word("slots of either")
     notifiers = word("address of the MMU_NOTIFIER slab")
     nr_notifiers = word("its slots")
+    nr_trace_words = word("words of the area `trace`")
     vmemmap = word("address of the PAGE of frame 0")
     frames = word("address of frame 0")
     zero_pfn = word("address of the zero page")

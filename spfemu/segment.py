@@ -82,6 +82,7 @@ class Geometry:
     `nr_mms` are in use from the beginning; fork and exec take theirs from `nr_spare_mms`.
     `nr_avcs` are chains between VMAs and the anon_vmas of their ancestors, so only fork uses them.
     `nr_files` counts open files; a mapping of shared anonymous memory takes one.
+    `nr_trace_words` hold the calls of the workload `trace`.
     """
 
     nr_cpus: int = 1
@@ -94,6 +95,7 @@ class Geometry:
     nr_files: int = 64
     nr_notifiers: int = 4
     nr_uffds: int = 8
+    nr_trace_words: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.nr_cpus <= NR_CPUS_MAX:
@@ -110,6 +112,7 @@ class Geometry:
         for name, size, alignment in (
             ("system", SYSTEM.SIZE, PAGE_SIZE),
             ("scratch", NR_SCRATCH * WORD, 128),
+            ("trace", self.nr_trace_words * WORD, 128),
             ("cpus", CPU.SIZE * self.nr_cpus, 128),
             ("mms", MM.SIZE * (self.nr_mms + self.nr_spare_mms), 128),
             ("histograms", HISTOGRAM.SIZE * self.nr_cpus * 2, 128),

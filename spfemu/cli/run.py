@@ -13,6 +13,7 @@ from spfemu.cli.progress import progress
 
 if TYPE_CHECKING:
     from spfemu.measure.plan import Plan
+    from spfemu.replay.table import Table
     from spfemu.results import Report
 
 ONLY_EMULATOR = (
@@ -26,10 +27,19 @@ ONLY_EMULATOR = (
 )
 """Options that mean nothing on the real kernel."""
 ONLY_HOST = ("thp",)
+WITH_A_WORKLOAD = ("workers", "writers", "rate", "size", "areas", "mode", "overlap", "target")
+"""Options that mean nothing with a recording."""
 
 
 @click.command("run", short_help="Measure one workload, protocol and number of workers.")
-@click.argument("workload", type=types.Known("workload", types.workload_names))
+@click.argument("workload", type=types.Known("workload", types.workload_names), required=False)
+@click.option(
+    "--trace",
+    "trace_path",
+    type=click.Path(),
+    metavar="FILE",
+    help="Measure a recording of 'spfemu record' in place of a workload.",
+)
 @click.option(
     "--protocol",
     type=types.Known("protocol", types.protocol_names),
@@ -74,18 +84,29 @@ def command(ctx: click.Context, /, **given: Any) -> None:
       spfemu run pft --protocol classic --workers 4 --latency
       spfemu run mixed --workers 2 --writers 1 --rate 1000 --overlap
       spfemu run page_fault1 --target host
+      spfemu run --trace spfemu.trace --protocol classic
+
+    With --trace, an operation is one pass through the recorded calls of the process that has the
+    most threads, with a worker for each; --pages of each mapping are touched.
     """
     _refuse_meaningless(ctx, given["target"])
+    if (given["workload"] is None) == (given["trace_path"] is None):
+        raise click.UsageError("say what to measure: a WORKLOAD, or --trace FILE", ctx)
     json_path: str | None = given["json_path"]
     output.check_writable([json_path])
     from spfemu.measure.plan import Plan
 
+    table = None
+    if given["trace_path"] is not None:
+        table = _table(ctx, given["trace_path"])
+        given |= {"workload": "trace", "workers": len(table.threads)}
     plan = Plan(
         workload=given["workload"],
         protocol=given["protocol"],
         target=given["target"],
         engine=given["engine"],
         workers=given["workers"],
+        trace=table,
         latency=given["latency"],
         **options.plan_arguments(given),
         **options.overhead_argument(given["fault_overhead"]),
@@ -95,9 +116,37 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     with progress(quiet=given["quiet"]) as show:
         report = _measure(plan, show, overhead_from_host=given["fault_overhead"] == "host")
     printer.report(report)
+    if table is not None:
+        _print_passes(printer, report, table)
     if json_path is not None:
         output.write_json(json_path, report)
     ctx.exit(output.exit_code(report))
+
+
+def _table(ctx: click.Context, path: str) -> Table:
+    """Read a recording; lines that cannot be used are told."""
+    from spfemu.replay.table import read_table
+
+    for name in WITH_A_WORKLOAD:
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            option = next(p.opts[0] for p in ctx.command.params if p.name == name)
+            raise click.UsageError(f"{option} means nothing with --trace", ctx)
+    table = read_table(path)
+    for text in table.problems:
+        click.echo(text, err=True)
+    return table
+
+
+def _print_passes(printer: output.Printer, report: Report, table: Table) -> None:
+    """Say what one pass took, beside the recorded time."""
+    result = report.results[0]
+    rate = result.operations_per_second.median / result.workers
+    text = f"one pass through {table.calls:,} calls of process {table.pid}"
+    if rate:
+        text += f" takes {1e3 / rate:.3g} ms"
+    if table.recorded_seconds is not None:
+        text += f"; it took {1e3 * table.recorded_seconds:.3g} ms when it was recorded, by strace"
+    printer.note(text)
 
 
 def _refuse_meaningless(ctx: click.Context, target: str) -> None:

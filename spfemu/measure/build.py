@@ -20,7 +20,7 @@ from spfemu.engines.plain import PlainEngine
 from spfemu.engines.source import KernelFunction, KernelSourceError, Program, functions_of, link
 from spfemu.errors import UsageError
 from spfemu.protocols import protocol_functions
-from spfemu.workloads.parameters import Needs, Parameters
+from spfemu.workloads.parameters import TRACE, Needs, Parameters
 
 ENTRY_POINTS = ("worker_setup", "worker_loop", "worker_exit")
 """What a worker process calls."""
@@ -78,6 +78,18 @@ class Workload:
         return replace(self.defaults, **{k: v for k, v in given.items() if v is not None})
 
 
+class TraceWorkload(Workload):
+    """The calls of a recording; see `spfemu.replay.workload`."""
+
+    def __init__(self) -> None:
+        super().__init__(TRACE, importlib.import_module("spfemu.replay.workload"))
+
+    def functions(self) -> list[dict[str, KernelFunction]]:
+        """Return its kernel functions, and those that it shares with replays."""
+        placing = importlib.import_module("spfemu.replay.placing")
+        return [functions_of(placing), *super().functions()]
+
+
 def _with_bases(module: types.ModuleType) -> list[types.ModuleType]:
     """Return a workload's module and those that it extends, by its ``EXTENDS``."""
     found = [module]
@@ -133,7 +145,12 @@ def choose(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def workload(name: str) -> Workload:
-    """Return the workload `name`; raises UsageError."""
+    """Return the workload `name`; raises UsageError.
+
+    TRACE is in no list: it is nothing without a recording.
+    """
+    if name == TRACE:
+        return TraceWorkload()
     known = workloads()
     return known[choose("workload", name, known)]
 

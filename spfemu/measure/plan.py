@@ -6,6 +6,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from spfemu.errors import UsageError
 from spfemu.layout import NR_CPUS_MAX
@@ -14,7 +15,10 @@ from spfemu.mm.kthread import Role
 from spfemu.mm.page_alloc import PCP_BATCH
 from spfemu.mm.rcu import RCU_QHIMARK
 from spfemu.segment import Geometry
-from spfemu.workloads.parameters import Parameters
+from spfemu.workloads.parameters import TRACE, Parameters
+
+if TYPE_CHECKING:
+    from spfemu.replay.table import Table
 
 Progress = Callable[[str, float | None], None]
 """Called with what is being done and the fraction done (None: unknown).
@@ -69,6 +73,8 @@ class Plan:
     latency: bool = False
     huge_pages: bool = False
     """Host target: leave transparent huge pages as the system has them."""
+    trace: Table | None = None
+    """The calls that the workload `trace` makes."""
 
     def __post_init__(self) -> None:
         workload = build.workload(self.workload)
@@ -95,6 +101,7 @@ class Plan:
         self._check_writers(workload)
         self._check_forks(workload)
         self._check_locked_faults(workload)
+        self._check_trace()
         if self.target == "host" and self.engine != "native":
             raise UsageError("--target host runs compiled code only: use --engine native")
 
@@ -122,6 +129,16 @@ class Plan:
                 f"protocol bare has no faults under the mmap lock, by which {self.workload} gets "
                 "frames: use another protocol"
             )
+
+    def _check_trace(self) -> None:
+        if (self.trace is None) != (self.workload != TRACE):
+            raise UsageError("a recording is measured by 'spfemu run --trace FILE'")
+        if self.trace is None:
+            return
+        if self.target == "host" or self.mode != "threads":
+            raise UsageError("a recording is measured on the emulator, with threads")
+        if self.workers != len(self.trace.threads):
+            raise UsageError("a recording has as many workers as it has threads")
 
     def _check_writers(self, workload: build.Workload) -> None:
         if self.writers and not workload.has_writers:
@@ -218,11 +235,14 @@ class Plan:
         """The segment that the plan needs."""
         if self.target == "host":
             return Geometry(self.nr_cpus, self.nr_mms, 16 + self.nr_mms, 8, 8)
-        needs = build.workload(self.workload).needs(self.parameters)
+        if self.trace is None:
+            needs = build.workload(self.workload).needs(self.parameters)
+        else:
+            needs = self.trace.needs(self.parameters.pages)
         frames = needs.frames + self.nr_cpus * SLACK_FRAMES + self.nr_mms + PCP_BATCH
         waiting = min(SLACK_OPERATIONS * needs.vmas, RCU_QHIMARK)
         vmas = needs.vmas + (self.nr_cpus + 1) * (SLACK_VMAS + waiting)
-        return Geometry(
+        geometry = Geometry(
             self.nr_cpus,
             self.nr_mms,
             frames,
@@ -232,6 +252,9 @@ class Plan:
             max(needs.chains, 1),
             max(needs.files, Geometry.nr_files),
             nr_uffds=max(needs.uffds, 1),
+        )
+        return (
+            geometry if self.trace is None else replace(geometry, nr_trace_words=self.trace.words)
         )
 
     def with_workers(self, workers: int) -> Plan:

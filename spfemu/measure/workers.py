@@ -135,9 +135,11 @@ class Workers:
             workload[i, _word(Param.WORKER)] = alike.index(i)
             workload[i, _word(Param.WORKERS)] = len(alike)
             workload[i, _word(Param.LEADER)] = self.segment.cpu(peers[0])
+        if plan.trace is not None:
+            plan.trace.write(self.segment)
         # a process of threads has a main thread that only waits for them
         users = np.bincount(mm_index, minlength=plan.nr_mms)
-        users[: plan.nr_user_mms] += int(plan.mode == "threads")
+        users[: plan.nr_user_mms] += int(plan.mode == "threads" and plan.trace is None)
         self.segment.mms["mm_users"][: plan.nr_mms] = users
 
     def _start(self) -> None:

@@ -195,25 +195,14 @@ class Machine:
             mm["mmap_base"] = max(below)
 
     def _place(self, thread: Thread, mapping: Mapping) -> None:
-        vm_flags = mapping.prot | VM_MAY_ALL
-        file = 0
-        if mapping.is_file or (mapping.name.startswith("[v")):
-            file = self.file(mapping.name)
-        if mapping.shared:
-            vm_flags |= int(Vm.SHARED | Vm.MAYSHARE)
-        elif mapping.prot & Prot.WRITE:
-            vm_flags |= int(Vm.ACCOUNT)
-        if mapping.name == STACK:
-            vm_flags |= int(Vm.GROWSDOWN)
-        elif mapping.name.startswith("[v"):
-            vm_flags |= int(Vm.DONTEXPAND | Vm.DONTDUMP)
+        file = self.file(mapping.name) if mapping.is_file or is_special(mapping) else 0
         offset = mapping.offset if file else mapping.start
         self.call(
             thread,
             "place_mapping",
             mapping.start,
             mapping.end,
-            vm_flags,
+            initial_flags(mapping),
             file,
             offset >> PAGE_SHIFT,
         )
@@ -260,3 +249,22 @@ class Machine:
             elif start <= image.stack < end:
                 name = STACK
         return Mapping(start, end, prot, shared, 0, name)
+
+
+def is_special(mapping: Mapping) -> bool:
+    """Tell whether it is memory of the kernel's that it gives to programs ([vdso], [vvar])."""
+    return mapping.name.startswith("[v")
+
+
+def initial_flags(mapping: Mapping) -> int:
+    """Return the vm_flags of what execve has mapped."""
+    vm_flags = mapping.prot | VM_MAY_ALL
+    if mapping.shared:
+        vm_flags |= int(Vm.SHARED | Vm.MAYSHARE)
+    elif mapping.prot & Prot.WRITE:
+        vm_flags |= int(Vm.ACCOUNT)
+    if mapping.name == STACK:
+        vm_flags |= int(Vm.GROWSDOWN)
+    elif is_special(mapping):
+        vm_flags |= int(Vm.DONTEXPAND | Vm.DONTDUMP)
+    return vm_flags

@@ -12,7 +12,7 @@ import errno
 from spfemu.errors import ResourceError
 from spfemu.layout import PAGE_MASK, PAGE_SIZE
 from spfemu.mm.flags import Map, Mremap, Prot
-from spfemu.replay.machine import STACK, Machine, Thread
+from spfemu.replay.machine import STACK, Machine, Thread, is_special
 from spfemu.replay.outcome import KEPT_DIFFERENCES, Final, Outcome
 from spfemu.replay.size import ACCESSIBLE
 from spfemu.trace.calls import Call, MemoryCall
@@ -56,10 +56,12 @@ class Player:
 
         Returns False if several may be its parent.
         """
-        parents = [(p, s) for p, s in reader.cloning() if p in self.machine.threads]
+        parents = [(p, s) for p, s in reader.cloning() if p != pid]
         if len(parents) > 1:
             return False
         if parents:
+            if parents[0][0] not in self.machine.threads:
+                self._first(parents[0][0])
             self._clone(parents[0][0], pid, shares_mm=parents[0][1])
         else:
             self._first(pid)
@@ -125,7 +127,7 @@ class Player:
         for mapping in mappings:
             if mapping.name == STACK:
                 self._touch(thread, mapping.end - PAGE_SIZE, PAGE_SIZE, mapping.prot)
-            elif not mapping.name.startswith("[v"):
+            elif not is_special(mapping):
                 self._touch(thread, mapping.start, mapping.end - mapping.start, mapping.prot)
 
     def _final(self, thread: Thread, recorded: Maps) -> None:

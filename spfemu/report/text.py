@@ -22,6 +22,7 @@ from spfemu.report.series import (
     series_name,
 )
 from spfemu.results import Estimate, Operand, Percentiles, Ratio, Report, Result
+from spfemu.workloads.parameters import TRACE
 
 PLAIN_WIDTH = 80
 _LABEL_WIDTH = 20
@@ -67,12 +68,17 @@ def describe(report: Report) -> list[Table | Text]:
 def _conditions(report: Report) -> str:
     """One line that says what all points have in common."""
     first = next((r for r in report.results if r.target == "emulator"), report.results[0])
-    words = [first.workload, first.mode, f"{numbers.size(first.size_bytes)} areas"]
+    words = [first.workload, first.mode, *_size(first)]
     if first.writers:
         words.append(numbers.count(first.writers, "writer"))
     words.append(f"{_repeats(report)} x {first.seconds:g} s")
     words.append(_overhead(first))
     return ", ".join(words)
+
+
+def _size(result: Result) -> list[str]:
+    """Return how large areas are; a recording has none."""
+    return [] if result.workload == TRACE else [f"{numbers.size(result.size_bytes)} areas"]
 
 
 def _repeats(report: Report) -> str:
@@ -212,7 +218,7 @@ def _headline(result: Result) -> str:
     words += [result.mode, numbers.count(result.workers, "worker")]
     if result.writers:
         words.append(numbers.count(result.writers, "writer"))
-    words.append(f"{numbers.size(result.size_bytes)} areas")
+    words += _size(result)
     words.append(_overhead(result))
     return ", ".join(words)
 

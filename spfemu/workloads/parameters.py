@@ -9,6 +9,8 @@ from enum import IntEnum
 from spfemu.layout import CPU, PAGE_SIZE, WORD
 
 FIRST_STATE = 16
+TRACE = "trace"
+"""Name of the workload that makes the calls of a recording (spfemu.replay.workload)."""
 
 
 class Param(IntEnum):
@@ -33,6 +35,13 @@ class Param(IntEnum):
     """Bytes left between the present break and the part of the heap that is used."""
     NS_PER_CYCLE = CPU.workload + 9 * WORD
     """Nanoseconds per cycle, in units of 2^-20."""
+    TRACE_FIRST = CPU.workload + 10 * WORD
+    """Address of this thread's first entry in the area `trace`, for the workload of that name."""
+    TRACE_END = CPU.workload + 11 * WORD
+    """Address behind its last one."""
+    TRACE_FILES = CPU.workload + 12 * WORD
+    """Address of the words that hold the files."""
+    TRACE_NR_FILES = CPU.workload + 13 * WORD
 
 
 class State(IntEnum):
@@ -52,6 +61,12 @@ class State(IntEnum):
     """Address of the worker's own heap, 0 until it is made."""
     FILE = CPU.workload + (FIRST_STATE + 6) * WORD
     """The worker's own file, as calls name it."""
+    TRACE_PASS = CPU.workload + (FIRST_STATE + 10) * WORD
+    """Passes that this thread has made."""
+    TRACE_START = CPU.workload + (FIRST_STATE + 11) * WORD
+    """Futex word: the pass in which this thread may begin; written by whoever makes it."""
+    TRACE_ARRIVED = CPU.workload + (FIRST_STATE + 12) * WORD
+    """Futex word of the first worker: passes that the others have made, added up."""
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def test_defaults_are_those_of_the_measuring_code():
         (["run", "pft", "--target", "host", "--protocol", "spf"], "--protocol means nothing"),
         (["run", "pft", "--target", "host", "--override", "x"], "--override means nothing"),
         (["run", "pft", "--thp"], "--thp means nothing with --target emulator"),
-        (["run"], "Missing argument 'WORKLOAD'"),
+        (["run"], "say what to measure: a WORKLOAD, or --trace FILE"),
         (["completion", "tcsh"], "not one of bash, zsh, fish"),
     ],
 )
