@@ -38,9 +38,11 @@ class Event(IntEnum):
     SPF_ABORT_PTE_MAP_LOCK_PTL = 20
     SPF_ABORT_PTE_MAP_LOCK_SEQ2 = 21
     SPF_ABORT_USERFAULTFD = 26
+    SPF_ATTEMPT_FILE = 22  # the RFC's
     SPF_ATTEMPT_ANON = 23
     SPF_ATTEMPT_PTE = 24
     SPF_ATTEMPT_WP = 25
+    SPF_ABORT_FAULT = 27  # the RFC's: a writer came before the file was asked
 
     ANON_ZERO_PAGE = 28  # own: zero page mapped by a read
     ANON_PAGE = 29  # own: fresh frame mapped
@@ -94,6 +96,8 @@ class Event(IntEnum):
     VMA_LOCK_ABORT_ANON_VMA = 92  # no anon_vma yet
     VMA_LOCK_ABORT_USERFAULTFD = 199  # its faults may have to wait for a monitor
     VMA_LOCK_ACCESS_ERROR = 93  # own: access not allowed, left to the locked path
+    SPF_ABORT_PAGE_CACHE = 96  # own: the cache has no page that can be used at once
+    SPF_ABORT_PAGE_LOCK = 97  # own: somebody has the page locked
 
     SPF_ABORT_MMU_NOTIFIER = 99  # own: a subscriber to the mm is being registered
     GUP_FAST = 215  # own, as all of these: frames taken without a lock
@@ -122,6 +126,20 @@ class Event(IntEnum):
     UFFD_ZEROPAGE = 195  # pages filled with the zero page
     UFFD_WRITEPROTECT = 196  # pages write-protected
     UFFD_UNPROTECT = 197  # and released from it
+    PGMAJFAULT = 150  # faults that had to read from the file
+    FILE_PAGE = 151  # own: page of a file mapped
+    FILE_COW = 152  # own: private copy of a page made by the first write
+    FILE_SHARED = 153  # own: page of a shared mapping mapped for writing
+    FILE_MKWRITE = 154  # own: mapped page of a shared mapping made writable
+    FILE_AROUND = 155  # own: pages mapped around the fault that were in the cache
+    FILE_LOST = 156  # own: another CPU filled the pte first
+    FILE_NOPAGE = 157  # own: the page went away meanwhile, the access is tried again
+    PAGE_LOCK_RETRY = 158  # own: faults that let go of their lock to wait for a page's
+    PAGES_ADDED = 159  # own: pages that entered a cache
+    PAGES_TRUNCATED = 160  # own: pages that left one
+    PAGES_WRITTEN = 161  # own: dirty pages written back
+    CALL_MSYNC = 162
+    CALL_FTRUNCATE = 163
 
 
 ABORT_REASONS = tuple(e for e in Event if e.name.startswith("SPF_ABORT_"))

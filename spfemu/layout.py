@@ -40,7 +40,7 @@ TLB_ENTRIES = 64
 """Entries of the direct-mapped software TLB (the L1 data TLB of current x86 cores has 64-96)."""
 VMACACHE_SIZE = 4
 """Entries of the per-thread VMA cache (Linux 5.12, include/linux/mm_types_task.h)."""
-GATHER_SHARED = 57
+GATHER_SHARED = 56
 """Frames that others map too which a gather holds before it has to flush."""
 NOTIFIER_SHADOW = 16
 """Entries of the direct-mapped translation table of an MMU notifier's subscriber."""
@@ -235,8 +235,12 @@ class ADDRESS_SPACE(Struct, pad_to_line=True):
     i_fop = word("FileOps: what kind of file it is")
     i_size = word("length of the file [bytes]", lock="i_rwsem")
     next_free = word("next free slot", lock="files_lock")
+    i_pages = word("root node of the page cache, or 0", lock="xa_lock")
     i_mmap_rwsem = embed(RWSEM, "lock of i_mmap and of the ranges of the VMAs on it", line=True)
     i_mmap = word("first VMA that maps the file, or 0", lock="i_mmap_rwsem")
+    xa_lock = word("spinlock over i_pages and all below", lock="atomic", line=True)
+    nrpages = word("pages in the cache", lock="xa_lock")
+    i_rwsem = embed(RWSEM, "lock of the file's length", line=True)
 
 
 class VMF(Struct):
@@ -252,6 +256,9 @@ class VMF(Struct):
     ptl = word("address of the page-table lock once held", lock="owner")
     seq = word("sequence count as read at the start of a speculative fault", lock="owner")
     orig_vma = word("the VMA that `vma` is a copy of, for who needs it again", lock="owner")
+    pgoff = word("page of the file that belongs to the address", lock="owner")
+    page = word("PAGE of the file, locked, with a reference", lock="owner")
+    cow_page = word("PAGE for a private copy of it, or 0", lock="owner")
 
 
 class GATHER(Struct):
@@ -263,6 +270,7 @@ class GATHER(Struct):
     tables = word("list of page tables to free after the flush", lock="owner")
     nr_tables = word("their number", lock="owner")
     need_flush = word("a present pte was cleared", lock="owner")
+    file_only = word("1: leave private copies of a file's pages alone", lock="owner")
     nr_shared = word("number of frames in `shared`", lock="owner")
     shared = word("PAGEs with other references, to put after the flush", count=GATHER_SHARED)
 
@@ -273,11 +281,17 @@ class PAGE(Struct, size=64):
     flags = word("PageKind, and Pg bits", lock="owner of the frame; Pg bits: atomic")
     refcount = word("references; 0 = free", lock="atomic")
     mapcount = word("ptes that map the frame", lock="atomic, page-table lock")
-    mapping = word("ANON_VMA plus 1 for anonymous memory, else 0", lock="page-table lock")
+    mapping = word(
+        "anonymous: ANON_VMA plus 1; of a file: the ADDRESS_SPACE, 0 once it has left the cache",
+        lock="page-table lock; of a file: xa_lock and the page lock",
+    )
     index = word("linear page offset in its mapping", lock="page-table lock")
     ptl = word("page tables: the split page-table lock of the entries", lock="atomic")
     lru = word("next frame of the list that it is on, or 0", lock="list's")
-    private = word("page tables: mm; chains: next chain", lock="owner of the frame")
+    private = word(
+        "page tables: mm; XA_NODE: bits of the index below it; chains: next chain",
+        lock="owner of the frame",
+    )
 
 
 class ANON_VMA(Struct, pad_to_line=True):
@@ -387,6 +401,8 @@ class MM(Struct, pad_to_line=True):
     has_pinned = word("1 once a frame has been pinned", lock="any thread, to 1")
 
     rss_anon = word("anonymous pages mapped, as far as synced", lock="atomic", line=True)
+    rss_file = word("pages of files mapped, as far as synced", lock="atomic")
+    rss_shmem = word("pages of shared memory mapped, as far as synced", lock="atomic")
     next_free = word("next free mm or 0", lock="mm_slots_lock")
     in_use = word("1 when set up", lock="init")
     tlb_gen = word("counted up before each TLB flush", lock="atomic", line=True)
@@ -463,6 +479,8 @@ class CPU(Struct, pad_to_line=True):
     vmacache = word("recently used VMAs", lock="owner", count=VMACACHE_SIZE)
     anon_vma_list = word("cached free ANON_VMAs", lock="owner")
     anon_vma_count = word("their number", lock="owner")
+    rss_file = word("change of rss_file not yet synced", lock="owner")
+    rss_shmem = word("change of rss_shmem not yet synced", lock="owner")
     gup_nr = word("frames in `gup_pages` that are pinned", lock="owner", line=True)
     gup_pages = word("frames of the I/O that is going on", lock="owner", count=GUP_PAGES)
     workload = word("parameters and state of the workload", lock="owner", line=True, count=32)

@@ -17,6 +17,7 @@ from spfemu.checks.latch import check_latch
 from spfemu.checks.locks import check_locks, check_vma_locks
 from spfemu.checks.mms import check_mms
 from spfemu.checks.notifiers import check_notifiers
+from spfemu.checks.page_cache import check_page_caches
 from spfemu.checks.state import State
 from spfemu.checks.tables import check_entries, check_tables
 from spfemu.checks.uffds import check_uffds
@@ -48,6 +49,7 @@ def check_segment(segment: Segment) -> list[str]:
     check_files(state)
     check_anon_vmas(state)
     check_uffds(state)
+    check_page_caches(state)
     check_frames(state)
     check_tlbs(state)
     check_notifiers(state)

@@ -9,7 +9,7 @@ from spfemu.checks.findings import ASTRAY, Words
 from spfemu.checks.state import State
 from spfemu.events import ABORT_REASONS, VMA_LOCK_ABORT_REASONS, Event
 from spfemu.layout import GATHER, PAGE_SHIFT, RCU_QUEUE, WORD, Struct
-from spfemu.mm.flags import PMD_SHIFT, PTE_ADDR_MASK, Pte
+from spfemu.mm.flags import PAGE_KIND_MASK, PMD_SHIFT, PTE_ADDR_MASK, PageKind, Pte
 from spfemu.mm.irq import TLB_GENERATION, CpuState
 
 AT_REST = {
@@ -19,7 +19,10 @@ AT_REST = {
     "percpu_read": "still holds an mmu_notifier_lock",
     "gup_nr": "still has frames pinned",
 }
-GATHER_EMPTY = ("mm", "pages", "nr_pages", "tables", "nr_tables", "need_flush", "nr_shared")
+GATHER_EMPTY = (
+    *("mm", "pages", "nr_pages", "tables", "nr_tables", "need_flush", "nr_shared"),
+    "file_only",
+)
 FAULT_ENDS = (
     Event.ANON_ZERO_PAGE,
     Event.ANON_PAGE,
@@ -31,6 +34,10 @@ FAULT_ENDS = (
     Event.FAULT_SIGSEGV_ACCERR,
     Event.FAULT_OOM,
     Event.FAULT_SIGBUS,
+    Event.FILE_PAGE,
+    Event.FILE_COW,
+    Event.FILE_SHARED,
+    Event.FILE_MKWRITE,
 )
 """A fault ends in at most one of these."""
 VMA_LOCK_ENDS = (
@@ -50,6 +57,8 @@ CALLS = (
     Event.CALL_MREMAP,
     Event.CALL_MLOCK,
     Event.CALL_MINCORE,
+    Event.CALL_MSYNC,
+    Event.CALL_FTRUNCATE,
 )
 Sums = tuple[tuple[tuple[Event, ...], tuple[Event, ...]], ...]
 EQUAL_SUMS: Sums = (
@@ -62,7 +71,10 @@ EQUAL_SUMS: Sums = (
 """Pairs of counters with equal sums."""
 BOUNDED_SUMS: Sums = (
     ((Event.SPF_ABORT,), (Event.SPF_ATTEMPT,)),
-    ((Event.SPF_ATTEMPT_ANON, Event.SPF_ATTEMPT_PTE), (Event.SPF_ATTEMPT,)),
+    (
+        (Event.SPF_ATTEMPT_ANON, Event.SPF_ATTEMPT_FILE, Event.SPF_ATTEMPT_PTE),
+        (Event.SPF_ATTEMPT,),
+    ),
     ((Event.SPF_ATTEMPT_WP,), (Event.SPF_ATTEMPT_PTE,)),
     (FAULT_ENDS, (Event.PGFAULT, Event.POPULATE_FAULT, Event.GUP_FAULT)),
     ((Event.CALL_FAILED,), CALLS),
@@ -132,8 +144,9 @@ def _sums(counts: Words, left: tuple[Event, ...], sign: str, right: tuple[Event,
 
 
 def check_rcu_queues(state: State) -> None:
-    """Check the queues and claim what waits in them."""
-    for index, cpu in enumerate(state.segment.cpus):
+    """Check the queues and claim what waits in them; note pages that have left a page cache."""
+    segment = state.segment
+    for index, cpu in enumerate(segment.cpus):
         queue = _fields(cpu["rcu"], RCU_QUEUE)
         name = f"the RCU queue of CPU {index}"
         queued = _walk_queue(state, f"{name} (new)", queue["head"])
@@ -150,6 +163,8 @@ def check_rcu_queues(state: State) -> None:
         state.vma_owners.claim(vmas, name)
         pages = [i for i in map(state.page_slots.index, objects) if i >= 0]
         state.frame_owners.claim(pages, name)
+        kinds = segment.pages["flags"][pages] & PAGE_KIND_MASK
+        state.leaving += [i for i, kind in zip(pages, kinds, strict=True) if kind == PageKind.FILE]
 
 
 def _walk_queue(state: State, name: str, head: int) -> list[int]:

@@ -8,17 +8,20 @@ import numpy as np
 from spfemu.checks.findings import Words, walk
 from spfemu.checks.state import State
 from spfemu.layout import PAGE_SIZE
-from spfemu.mm.flags import PAGE_KIND_MASK, PTE_ADDR_MASK, PageKind, Pte
+from spfemu.mm.flags import PAGE_KIND_MASK, PTE_ADDR_MASK, PageKind, Pg, Pte
 from spfemu.mm.page_alloc import PCP_BATCH
 
 
 def check_frames(state: State) -> None:
     """Find the owner of every frame, then check what the frame says about itself."""
     state.frame_owners.claim([0], "the zero page")
-    tables = state.frame_owners.owner != 0
-    tables[0] = False
+    tables = (state.frame_owners.owner != 0) & ~state.nodes
+    tables[[0, *state.leaving]] = False
     mapped = _mapped_counts(state)
-    state.frame_owners.claim(np.flatnonzero(mapped), "page tables that map it")
+    cached = state.cached
+    state.frame_owners.claim(np.flatnonzero(cached), "the page cache")
+    mapped_only = np.flatnonzero((mapped > 0) & (cached == 0))
+    state.frame_owners.claim(mapped_only, "page tables that map it")
     free = _claim_free(state)
     lost = state.frame_owners.lost()
     pages = state.segment.pages
@@ -32,8 +35,11 @@ def check_frames(state: State) -> None:
     expected = np.full(len(pages), PageKind.TABLE, np.int64)
     expected[0] = PageKind.RESERVED
     expected[mapped > 0] = PageKind.ANON
+    expected[cached > 0] = PageKind.FILE
+    expected[state.leaving] = PageKind.FILE
+    expected[state.nodes] = PageKind.XA_NODE
     expected[free] = PageKind.FREE
-    references = np.where(mapped > 0, mapped, 1)
+    references = np.maximum(mapped + cached, 1)
     references[free] = 0
     known = state.frame_owners.owner != 0
     _compare(state, "kind", pages["flags"] & PAGE_KIND_MASK, expected, known)
@@ -145,13 +151,23 @@ def _check_table_mm(state: State, tables: Words) -> None:
 
 def _check_rss(state: State) -> None:
     """Check each mm's resident set: what is synced and what its CPUs still keep to themselves."""
-    cpus = state.segment.cpus
+    cpus, flags = state.segment.cpus, state.segment.pages["flags"]
     for mm, mappings in state.mappings.items():
-        mapped = np.count_nonzero((mappings.entry & PTE_ADDR_MASK) != state.frame_slots.start)
-        kept = int(cpus["rss_anon"][cpus["mm"] == state.mm_slots.address(mm)].sum())
-        synced = int(state.segment.mms["rss_anon"][mm])
-        if synced + kept != mapped:
-            state.findings.add(
-                f"mm {mm} counts {synced} anonymous pages ({kept} more on its CPUs), but "
-                f"{mapped} are mapped ({mapped * PAGE_SIZE} bytes)"
-            )
+        frames = state.frame_slots.indexes(mappings.entry & PTE_ADDR_MASK)
+        frames = frames[frames != 0]
+        found = np.where(frames > 0, flags[np.maximum(frames, 0)], 0)
+        of_file = found & PAGE_KIND_MASK == PageKind.FILE
+        swapbacked = found & Pg.SWAPBACKED != 0
+        runs = cpus["mm"] == state.mm_slots.address(mm)
+        for counter, kind, pages in (
+            ("rss_anon", "anonymous pages", ~of_file),
+            ("rss_file", "pages of files", of_file & ~swapbacked),
+            ("rss_shmem", "pages of shared memory", of_file & swapbacked),
+        ):
+            mapped = np.count_nonzero(pages)
+            kept, synced = int(cpus[counter][runs].sum()), int(state.segment.mms[counter][mm])
+            if synced + kept != mapped:
+                state.findings.add(
+                    f"mm {mm} counts {synced} {kind} ({kept} more on its CPUs), but {mapped} are "
+                    f"mapped ({mapped * PAGE_SIZE} bytes)"
+                )

@@ -35,6 +35,8 @@ def check_locks(state: State) -> None:
     for i in range(state.mapping_slots.count):
         at = state.mapping_slots.address(i)
         _check_rwsem(state, f"i_mmap_rwsem of file {i}", at + ADDRESS_SPACE.i_mmap_rwsem)
+        _check_rwsem(state, f"i_rwsem of file {i}", at + ADDRESS_SPACE.i_rwsem)
+        _check_spinlock(state, f"xa_lock of file {i}", int(segment.mappings["xa_lock"][i]))
     for i in map(int, np.flatnonzero(segment.uffds["lock"])):
         name = f"the lock of {state.uffd_slots.describe(i)}"
         _check_spinlock(state, name, int(segment.uffds["lock"][i]))

@@ -54,8 +54,10 @@ class State:
     """One segment being checked.
 
     Attributes: `vmas`, per mm the indexes of its VMAs by rising address (those that tree or list
-    contain); `mappings` and `pmds`, per mm the ptes and what names their tables; `frame_owners`,
-    `vma_owners`, `anon_vma_owners`, `avc_owners`.
+    contain); `mappings` and `pmds`, per mm the ptes and what names their tables; `cached`, how many
+    page caches have each frame as a page; `nodes`, which frames are nodes of one; `leaving`, frames
+    that wait in RCU queues after having left one; `frame_owners`, `vma_owners`, `anon_vma_owners`,
+    `avc_owners`.
     """
 
     def __init__(self, segment: Segment) -> None:
@@ -79,6 +81,9 @@ class State:
         self.page_links = self.page_slots.indexes(segment.pages["lru"]).tolist()
         self.vmas: dict[int, Words] = {}
         self.mappings: dict[int, Mappings] = {}
+        self.cached = np.zeros(g.nr_frames, np.int64)
+        self.nodes = np.zeros(g.nr_frames, np.bool_)
+        self.leaving: list[int] = []
         self.pmds: dict[int, Mappings] = {}
         self.mms = [int(i) for i in np.flatnonzero(segment.mms["in_use"])]
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +14,15 @@ from spfemu.checks.findings import Words
 from spfemu.checks.state import Mappings, State
 from spfemu.layout import PAGE_SHIFT, WORD
 from spfemu.mm.flags import (
+    PAGE_KIND_MASK,
     PGDIR_SHIFT,
     PMD_SHIFT,
     PTE_ADDR_MASK,
     PTRS_PER_TABLE,
     PUD_SHIFT,
+    FileOps,
+    PageKind,
+    Pg,
     Pte,
     Vm,
 )
@@ -170,7 +175,7 @@ def _check_rmap(state: State, mm: int, inside: NDArray[np.bool_], position: Word
     vmas = state.segment.vmas[state.vmas[mm]][position[chosen]]
     pages = state.segment.pages[frames]
     says = pages["mapping"] != 0
-    mapping = vmas["anon_vma"] | 1
+    mapping = np.where(is_file(pages), file_mappings(state, vmas), vmas["anon_vma"] | 1)
     members = state.vmas[mm][position[chosen]]
     wrong = [
         i
@@ -178,6 +183,7 @@ def _check_rmap(state: State, mm: int, inside: NDArray[np.bool_], position: Word
         # a page mapped before a fork is its parent's
         if int(pages["mapping"][i]) - 1 not in inherited(state, int(members[i]))
     ]
+    _check_rights_to_files(state, mm, addresses, mappings.entry[chosen], vmas, pages)
     index = ((addresses - vmas["vm_start"]) >> PAGE_SHIFT) + vmas["vm_pgoff"]
     state.findings.each(
         wrong,
@@ -193,3 +199,34 @@ def _check_rmap(state: State, mm: int, inside: NDArray[np.bool_], position: Word
             f"index {pages['index'][i]:#x} instead of {index[i]:#x}"
         ),
     )
+
+
+def is_file(pages: NDArray[Any]) -> NDArray[np.bool_]:
+    """Tell which of these frames are pages of files."""
+    found: NDArray[np.bool_] = pages["flags"] & PAGE_KIND_MASK == PageKind.FILE
+    return found
+
+
+def file_mappings(state: State, vmas: NDArray[Any]) -> Words:
+    """Addresses of the ADDRESS_SPACEs that VMAs map, 0 for those that map none."""
+    files = state.file_slots.indexes(vmas["vm_file"])
+    known = state.segment.files["f_mapping"]
+    return np.where(files >= 0, known[np.maximum(files, 0)] if len(known) else 0, 0)
+
+
+def _check_rights_to_files(
+    state: State, mm: int, addresses: Words, entries: Words, vmas: NDArray[Any], pages: NDArray[Any]
+) -> None:
+    """Check that who writes to a file may, and that a file knows which of its pages are written."""
+    shared = vmas["vm_flags"] & Vm.SHARED != 0
+    writable = (entries & Pte.RW != 0) & is_file(pages)
+    noticed = (vmas["vm_ops"] != FileOps.GENERIC) | (pages["flags"] & Pg.DIRTY != 0)
+    for wrong, what in (
+        (shared & ~is_file(pages), "maps a private page in a shared mapping"),
+        (writable & ~shared, "lets a private mapping write to a file"),
+        (writable & shared & ~noticed, "is writable, but the page is not dirty"),
+    ):
+        state.findings.each(
+            np.flatnonzero(wrong),
+            lambda i, what=what: f"mm {mm}: the pte of {addresses[i]:#x} ({entries[i]:#x}) {what}",  # type: ignore[misc]
+        )

@@ -9,7 +9,7 @@ from spfemu.kernel import kernel
 from spfemu.layout import CPU, CPUMASK_SHIFT, MM, VMACACHE_SIZE, WORD
 from spfemu.mm.bug import Bug, vm_bug_on
 from spfemu.mm.irq import local_flush_tlb
-from spfemu.mm.memory import sync_mm_rss
+from spfemu.mm.rss import sync_mm_rss
 from spfemu.primitives import (
     atomic_fetch_and,
     atomic_fetch_or,

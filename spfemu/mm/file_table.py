@@ -11,6 +11,8 @@ from spfemu.layout import ADDRESS_SPACE, CPU, FILE, SYSTEM, WORD
 from spfemu.mm.bug import Bug, vm_bug_on
 from spfemu.mm.flags import Errno, FileOps, Fmode
 from spfemu.mm.spinlock import spin_lock, spin_unlock
+from spfemu.mm.truncate import truncate_inode_pages
+from spfemu.mm.xarray import XA_MAX_INDEX, xa_destroy
 from spfemu.primitives import atomic_fetch_add, atomic_fetch_add_relaxed, load, store
 
 FMODE_ALL = int(Fmode.READ | Fmode.WRITE)
@@ -47,7 +49,9 @@ def iput(cpu: int, mapping: int) -> None:
 
 @slowpath
 def evict(cpu: int, mapping: int) -> None:
-    """Free the slot of a file that nobody refers to."""
+    """Free the pages and the slot of a file that nobody refers to."""
+    truncate_inode_pages(cpu, mapping, 0, XA_MAX_INDEX)
+    xa_destroy(cpu, mapping)
     system = load(cpu + CPU.system)
     spin_lock(cpu, system + SYSTEM.files_lock)
     store(mapping + ADDRESS_SPACE.next_free, load(system + SYSTEM.mapping_free))

@@ -198,6 +198,10 @@ class VmFault(IntFlag):
     RETRY = 0x0400
 
 
+VM_FAULT_ERROR = int(VmFault.OOM | VmFault.SIGBUS | VmFault.SIGSEGV)
+"""The fault failed."""
+
+
 class Pte(IntFlag):
     """Bits of a page-table entry on x86-64; bits 12-51 are the frame's address."""
 
@@ -236,6 +240,7 @@ class PageKind(IntEnum):
     TABLE = 2
     RESERVED = 3
     FILE = 4
+    XA_NODE = 5
 
 
 PAGE_KIND_MASK = 7

@@ -20,7 +20,6 @@ from spfemu.mm.fork_pinned import (
 )
 from spfemu.mm.i_mmap import vma_link_file
 from spfemu.mm.limits import VM_LOCKED_MASK, vm_stat_account
-from spfemu.mm.memory import sync_mm_rss
 from spfemu.mm.mm_struct import mm_slot_alloc, mm_slot_free, mmdrop
 from spfemu.mm.mmap import remove_vma_list
 from spfemu.mm.mmap_lock import mmap_write_lock, mmap_write_lock_killable, mmap_write_unlock
@@ -29,7 +28,13 @@ from spfemu.mm.mmu_notifier import (
     mmu_notifier_invalidate_range_start,
     mmu_notifier_release,
 )
-from spfemu.mm.page_alloc import alloc_zeroed_page, get_page, page_address, virt_to_page
+from spfemu.mm.page_alloc import (
+    alloc_zeroed_page,
+    get_page,
+    page_address,
+    page_kind,
+    virt_to_page,
+)
 from spfemu.mm.pgtable import (
     alloc_pmd,
     find_pmd,
@@ -41,6 +46,7 @@ from spfemu.mm.pgtable import (
 )
 from spfemu.mm.rcu import rcu_barrier
 from spfemu.mm.rmap import anon_vma_fork
+from spfemu.mm.rss import add_mm_file_rss, sync_mm_rss
 from spfemu.mm.spinlock import spin_lock, spin_unlock
 from spfemu.mm.syscalls import syscall_result
 from spfemu.mm.tlb import flush_tlb_mm
@@ -323,7 +329,7 @@ def copy_pmd_range(cpu: int, vma: int, src_vma: int) -> int:
                     if count < 0:
                         return count
                     atomic_fetch_add_relaxed(mm + MM.rss_anon, count)
-                count = copy_pte_range(cpu, pmd, src_pmd, address, next_, vm_flags)
+                count = copy_pte_range(cpu, mm, pmd, src_pmd, address, next_, vm_flags)
                 atomic_fetch_add_relaxed(mm + MM.rss_anon, count)
         address = next_
     return 0
@@ -342,8 +348,10 @@ def copy_alloc_pmd(cpu: int, mm: int, address: int) -> int:
 
 
 @kernel
-def copy_pte_range(cpu: int, pmd: int, src_pmd: int, start: int, end: int, vm_flags: int) -> int:
-    """Copy the entries of one table; returns how many map pages other than the zero page.
+def copy_pte_range(
+    cpu: int, mm: int, pmd: int, src_pmd: int, start: int, end: int, vm_flags: int
+) -> int:
+    """Copy the entries of one table for `mm`; returns how many map anonymous pages.
 
     Both page-table locks are held, the child's first: the one case of two at a time.  The child's
     is another table's than any fault's of the parent, and nobody takes them the other way round.
@@ -359,7 +367,7 @@ def copy_pte_range(cpu: int, pmd: int, src_pmd: int, start: int, end: int, vm_fl
     while src_pte < last:
         # what the child has already is the copy of a pinned frame
         if pte_present(read_once(src_pte)) and read_once(pte) == 0:
-            count += copy_present_pte(cpu, pte, src_pte, vm_flags)
+            count += copy_present_pte(cpu, mm, pte, src_pte, vm_flags)
         pte += WORD
         src_pte += WORD
     spin_unlock(src_ptl)
@@ -368,8 +376,8 @@ def copy_pte_range(cpu: int, pmd: int, src_pmd: int, start: int, end: int, vm_fl
 
 
 @kernel
-def copy_present_pte(cpu: int, pte: int, src_pte: int, vm_flags: int) -> int:
-    """Copy one entry, write-protecting both if the mapping is private; 1 unless the zero page's.
+def copy_present_pte(cpu: int, mm: int, pte: int, src_pte: int, vm_flags: int) -> int:
+    """Copy one entry, write-protecting both if the mapping is private; 1 if the page is anonymous.
 
     The right to write is taken by one atomic update: the hardware may be setting accessed and dirty
     bits.
@@ -383,6 +391,9 @@ def copy_present_pte(cpu: int, pte: int, src_pte: int, vm_flags: int) -> int:
         get_page(page)
         page_dup_rmap(page)
         found = 1
+        if page_kind(page) == PageKind.FILE:
+            add_mm_file_rss(cpu, mm, page, 1)
+            found = 0
     set_pte(pte, entry & ~(Pte.ACCESSED | Pte.UFFD_WP))
     return found
 

@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: MIT
 """Advice about memory (Linux 6.18, mm/madvise.c).
 
-Advice that only tells reclaim what to take first (FREE, COLD, PAGEOUT, WILLNEED) is checked and
-then has nothing to do: no page of a private anonymous mapping is ever taken away here.
+Advice that only tells reclaim what to take first (FREE, COLD, PAGEOUT) is checked and then has
+nothing to do.
 """
 
-from spfemu.kernel import kernel
-from spfemu.layout import MM, PAGE_MASK, VMA
-from spfemu.mm.flags import Errno, Madv, Vm
+from spfemu.kernel import kernel, slowpath
+from spfemu.layout import FILE, MM, PAGE_MASK, PAGE_SHIFT, VMA
+from spfemu.mm.file_table import fput, get_file
+from spfemu.mm.filemap import page_cache_ra, page_cache_size
+from spfemu.mm.flags import Errno, FileOps, Madv, Vm
+from spfemu.mm.i_mmap import vma_mapping
+from spfemu.mm.memory import linear_page_index
 from spfemu.mm.mmap import page_align, range_wraps
+from spfemu.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
+from spfemu.mm.truncate import punch_hole
 from spfemu.mm.vma import find_vma
 from spfemu.mm.vma_modify import vm_flags_reset, vma_modify_flags
 from spfemu.mm.zap import zap_page_range
@@ -18,7 +24,7 @@ from spfemu.primitives import load
 @kernel
 def madvise_behavior_valid(advice: int) -> int:
     """Tell whether there is such advice."""
-    if advice == Madv.MERGEABLE or advice == Madv.UNMERGEABLE or advice == Madv.REMOVE:
+    if advice == Madv.MERGEABLE or advice == Madv.UNMERGEABLE:
         return 0
     return Madv.NORMAL <= advice <= Madv.DONTNEED or Madv.FREE <= advice <= Madv.DONTNEED_LOCKED
 
@@ -93,6 +99,7 @@ def madvise_vma_behavior(
         error, vma = madvise_update_vma(cpu, mm, vma, prev, start, end, vm_flags)
         return error, vma
     if advice == Madv.WILLNEED:
+        madvise_willneed(cpu, vma, start, end)
         return 0, vma
     if vm_flags & Vm.LOCKED and advice != Madv.DONTNEED_LOCKED:
         return -Errno.EINVAL, vma
@@ -101,6 +108,60 @@ def madvise_vma_behavior(
     elif advice == Madv.FREE and load(vma + VMA.vm_ops) != 0:
         return -Errno.EINVAL, vma
     return 0, vma
+
+
+@kernel
+def madvise_willneed(cpu: int, vma: int, start: int, end: int) -> None:
+    """Read what [start, end), part of `vma`, maps of a file; other memory has nothing to read."""
+    if load(vma + VMA.vm_ops) == FileOps.GENERIC:
+        mapping = vma_mapping(vma)
+        first = linear_page_index(vma, start)
+        last = first + ((end - start) >> PAGE_SHIFT)
+        size = page_cache_size(mapping)
+        page_cache_ra(cpu, mapping, first, last if last < size else size)
+
+
+@slowpath
+def madvise_remove(cpu: int, mm: int, start: int, end: int) -> int:
+    """Make what is mapped of files in [start, end) holes; 0 or a negative errno.
+
+    The mmap lock is not held while a file is changed, only a reference to it.
+    """
+    result = 0
+    while start < end:
+        mmap_read_lock(cpu, mm)
+        vma = find_vma(cpu, mm, start)
+        if vma == 0 or load(vma + VMA.vm_start) >= end:
+            mmap_read_unlock(cpu, mm)
+            return -Errno.ENOMEM
+        if load(vma + VMA.vm_start) > start:
+            result = -Errno.ENOMEM
+            start = load(vma + VMA.vm_start)
+        stop = load(vma + VMA.vm_end)
+        stop = stop if stop < end else end
+        error = madvise_remove_check(vma)
+        file = load(vma + VMA.vm_file)
+        first = linear_page_index(vma, start)
+        if error == 0:
+            get_file(file)
+        mmap_read_unlock(cpu, mm)
+        if error != 0:
+            return error
+        last = first + ((stop - start) >> PAGE_SHIFT) - 1
+        punch_hole(cpu, load(file + FILE.f_mapping), first, last)
+        fput(cpu, file)
+        start = stop
+    return result
+
+
+@kernel
+def madvise_remove_check(vma: int) -> int:
+    """Tell whether pages of a file may be removed through `vma`: 0, -EINVAL or -EACCES."""
+    vm_flags = load(vma + VMA.vm_flags)
+    if vm_flags & Vm.LOCKED or load(vma + VMA.vm_file) == 0:
+        return -Errno.EINVAL
+    both = Vm.SHARED | Vm.MAYWRITE
+    return 0 if vm_flags & both == both else -Errno.EACCES
 
 
 @kernel

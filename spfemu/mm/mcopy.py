@@ -13,13 +13,14 @@ from spfemu.kernel import kernel, slowpath
 from spfemu.layout import CPU, PAGE_SHIFT, PAGE_SIZE, USERFAULTFD_CTX, VMA
 from spfemu.mm.flags import PTE_ADDR_MASK, Errno, PageKind, Pte, Vm
 from spfemu.mm.fork import mmput
-from spfemu.mm.memory import add_mm_rss, page_add_new_anon_rmap, put_new_page
+from spfemu.mm.memory import page_add_new_anon_rmap, put_new_page
 from spfemu.mm.mm_struct import mmget_not_zero
 from spfemu.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
 from spfemu.mm.mmu import READABLE, translate
 from spfemu.mm.page_alloc import alloc_page, page_address
 from spfemu.mm.pgtable import alloc_pmd, pte_lockptr, pte_offset, set_pte, table_alloc
 from spfemu.mm.rmap import anon_vma_prepare
+from spfemu.mm.rss import add_mm_rss
 from spfemu.mm.spinlock import spin_lock, spin_unlock
 from spfemu.mm.userfaultfd import userfaultfd_validate_range, wake_userfault
 from spfemu.mm.vma import find_vma

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a fault on anonymous memory does once its VMA is known: Linux 5.12, mm/memory.c.
+"""What a fault does once its VMA is known: Linux 5.12, mm/memory.c; for files see file_fault.py.
 
 The same code serves locked and speculative faults.  What differs stands behind two gates that
 each protocol defines, ``pte_map_lock`` and ``pte_spinlock``: they take the page-table lock and
@@ -26,6 +26,7 @@ from spfemu.mm.page_alloc import (
     free_page,
     get_page,
     page_address,
+    page_kind,
     put_page,
     virt_to_page,
 )
@@ -38,6 +39,7 @@ from spfemu.mm.pgtable import (
     table_alloc,
 )
 from spfemu.mm.rmap import anon_vma_prepare
+from spfemu.mm.rss import add_mm_file_rss, inc_mm_counter_fast
 from spfemu.mm.spinlock import spin_lock, spin_unlock
 from spfemu.mm.tlb import flush_tlb_mm
 from spfemu.mm.userfaultfd import handle_userfault
@@ -53,11 +55,9 @@ from spfemu.primitives import (
 )
 
 if TYPE_CHECKING:  # circular, or defined by the protocol
-    from spfemu.mm.file_fault import do_fault
+    from spfemu.mm.file_fault import do_fault, wp_page_shared
     from spfemu.protocols.classic import pte_map_lock, pte_spinlock
 
-RSS_SYNC = 64
-"""Changes of a CPU's rss between syncs (Linux 5.12: TASK_RSS_EVENTS_THRESH)."""
 WRITABLE = int(Pte.RW | Pte.DIRTY | Pte.ACCESSED)
 SPECULATIVE = int(FaultFlag.SPECULATIVE)
 
@@ -211,8 +211,8 @@ def vmf_anon_vma_prepare(cpu: int, vmf: int) -> int:
 def do_wp_page(cpu: int, vmf: int) -> int:
     """Handle a write to a present read-only pte; the page-table lock is held and validated.
 
-    A page that nobody else refers to is made writable in place; else, and for the zero page, the
-    lock is dropped and a copy made.
+    A page that nobody else refers to is made writable in place; else, and for the zero page or a
+    file's, the lock is dropped and a copy made.
     """
     if load(vmf + VMF.flags) & SPECULATIVE:
         count_vm_event(cpu, Event.SPF_ATTEMPT_WP)
@@ -226,7 +226,10 @@ def do_wp_page(cpu: int, vmf: int) -> int:
         store(vmf + VMF.pte, 0)
         return wp_page_copy(cpu, vmf, 0)
     page = virt_to_page(cpu, entry & PTE_ADDR_MASK)
-    if wp_can_reuse(page):
+    if page_kind(page) == PageKind.FILE:
+        if load(load(vmf + VMF.vma) + VMA.vm_flags) & Vm.SHARED:
+            return wp_page_shared(cpu, vmf, page)
+    elif wp_can_reuse(page):
         set_pte(load(vmf + VMF.pte), entry | WRITABLE)
         count_vm_event(cpu, Event.WP_REUSE)
         spin_unlock(load(vmf + VMF.ptl))
@@ -320,6 +323,9 @@ def wp_page_map_copy(cpu: int, vmf: int, old: int, page: int) -> int:
     if old == 0:
         inc_mm_counter_fast(cpu)
     else:
+        if page_kind(old) == PageKind.FILE:
+            inc_mm_counter_fast(cpu)
+            add_mm_file_rss(cpu, load(cpu + CPU.mm), old, -1)
         page_remove_rmap(old)
     spin_unlock(load(vmf + VMF.ptl))
     if old != 0:
@@ -352,35 +358,6 @@ def linear_page_index(vma: int, address: int) -> int:
 def page_remove_rmap(page: int) -> None:
     """Count one mapping less; under the page-table lock."""
     atomic_fetch_add_relaxed(page + PAGE.mapcount, -1)
-
-
-@kernel
-def inc_mm_counter_fast(cpu: int) -> None:
-    """Count one more anonymous page, in the CPU first (Linux 5.12: SPLIT_RSS_COUNTING)."""
-    store(cpu + CPU.rss_anon, load(cpu + CPU.rss_anon) + 1)
-    events = load(cpu + CPU.rss_events) + 1
-    if events >= RSS_SYNC:
-        sync_mm_rss(cpu)
-        events = 0
-    store(cpu + CPU.rss_events, events)
-
-
-@kernel
-def add_mm_rss(cpu: int, mm: int, change: int) -> None:
-    """Count anonymous pages of `mm`: in the CPU first if it runs the mm (add_mm_rss_vec)."""
-    if load(cpu + CPU.mm) == mm:
-        store(cpu + CPU.rss_anon, load(cpu + CPU.rss_anon) + change)
-    elif change != 0:
-        atomic_fetch_add_relaxed(mm + MM.rss_anon, change)
-
-
-@kernel
-def sync_mm_rss(cpu: int) -> None:
-    """Add the CPU's change of rss to the mm's."""
-    delta = load(cpu + CPU.rss_anon)
-    if delta != 0:
-        atomic_fetch_add_relaxed(load(cpu + CPU.mm) + MM.rss_anon, delta)
-        store(cpu + CPU.rss_anon, 0)
 
 
 @kernel

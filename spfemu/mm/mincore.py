@@ -4,8 +4,12 @@
 from spfemu.kernel import kernel
 from spfemu.layout import PAGE_SIZE, VMA, WORD
 from spfemu.mm.flags import Errno
+from spfemu.mm.i_mmap import vma_mapping
+from spfemu.mm.memory import linear_page_index
 from spfemu.mm.pgtable import find_pmd, pmd_bad, pte_offset, pte_present
+from spfemu.mm.rcu import rcu_read_lock, rcu_read_unlock
 from spfemu.mm.vma import find_vma
+from spfemu.mm.xarray import xa_load
 from spfemu.primitives import load, read_once, store
 
 
@@ -22,6 +26,20 @@ def mincore_pte(mm: int, address: int) -> int:
 
 
 @kernel
+def mincore_page(cpu: int, vma: int, address: int) -> int:
+    """Tell whether the page of `address` is mapped or, if it is one of a file, in the cache."""
+    if mincore_pte(load(vma + VMA.vm_mm), address):
+        return 1
+    mapping = vma_mapping(vma)
+    if mapping == 0:
+        return 0
+    rcu_read_lock(cpu)
+    page = xa_load(cpu, mapping, linear_page_index(vma, address))
+    rcu_read_unlock(cpu)
+    return page != 0
+
+
+@kernel
 def do_mincore(cpu: int, mm: int, start: int, end: int, vec: int) -> int:
     """Fill `vec` (0: nowhere), a word per page of [start, end); 0, or -ENOMEM at a hole.
 
@@ -35,7 +53,7 @@ def do_mincore(cpu: int, mm: int, start: int, end: int, vec: int) -> int:
         stop = load(vma + VMA.vm_end)
         stop = stop if stop < end else end
         while vec != 0 and address < stop:
-            store(vec, mincore_pte(mm, address))
+            store(vec, mincore_page(cpu, vma, address))
             vec += WORD
             address += PAGE_SIZE
         address = stop

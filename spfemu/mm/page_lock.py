@@ -5,13 +5,24 @@ Who has it may fill the page, and take it into and out of a cache.  The kernel k
 waiters by a hash of the page; here they sleep on the flags themselves, and all are woken.
 """
 
+from spfemu.events import Event
 from spfemu.kernel import kernel, slowpath
-from spfemu.layout import PAGE
-from spfemu.mm.flags import Pg
+from spfemu.layout import CPU, PAGE, VMF
+from spfemu.mm.flags import FaultFlag, Pg
+from spfemu.mm.mmap_lock import mmap_read_unlock
 from spfemu.mm.sched import cpu_sleep
-from spfemu.primitives import atomic_fetch_and, atomic_fetch_or, cmpxchg, futex_wake, read_once
+from spfemu.mm.vmstat import count_vm_event
+from spfemu.primitives import (
+    atomic_fetch_and,
+    atomic_fetch_or,
+    cmpxchg,
+    futex_wake,
+    load,
+    read_once,
+)
 
 EVERYBODY = (1 << 31) - 1
+RETRY_FIRST = int(FaultFlag.ALLOW_RETRY | FaultFlag.TRIED)
 WAITED_FOR = int(Pg.LOCKED | Pg.WAITERS)
 
 
@@ -63,3 +74,30 @@ def unlock_page(page: int) -> None:
     """Unlock the page and wake those who wait for it; of full order, see `trylock_page`."""
     if atomic_fetch_and(page + PAGE.flags, ~WAITED_FOR) & Pg.WAITERS:
         futex_wake(page + PAGE.flags, EVERYBODY)
+
+
+@kernel
+def lock_page_or_retry(cpu: int, vmf: int, page: int) -> int:
+    """Lock the page for a fault; 0 if the fault has to start afresh (VM_FAULT_RETRY).
+
+    A fault under the mmap lock lets go of that for the wait, but only once.  One that has a VMA's
+    lock or reference instead does not wait at all.
+    """
+    if trylock_page(page):
+        return 1
+    return lock_page_or_retry_slowpath(cpu, load(vmf + VMF.flags), page)
+
+
+@slowpath
+def lock_page_or_retry_slowpath(cpu: int, flags: int, page: int) -> int:
+    """Wait for the page (__lock_page_or_retry)."""
+    if flags & FaultFlag.VMA_LOCK:
+        count_vm_event(cpu, Event.PAGE_LOCK_RETRY)
+        return 0
+    if flags & RETRY_FIRST == FaultFlag.ALLOW_RETRY:
+        count_vm_event(cpu, Event.PAGE_LOCK_RETRY)
+        mmap_read_unlock(cpu, load(cpu + CPU.mm))
+        wait_on_page_locked(cpu, page)
+        return 0
+    lock_page_slowpath(cpu, page)
+    return 1

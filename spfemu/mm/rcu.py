@@ -44,6 +44,7 @@ from spfemu.kernel import kernel, slowpath
 from spfemu.layout import CPU, PAGE, RCU_QUEUE, SYSTEM, VMA
 from spfemu.mm.bug import Bug, vm_bug_on
 from spfemu.mm.config import CONFIG_DEBUG_VM
+from spfemu.mm.flags import PageKind
 from spfemu.mm.irq import CpuState, cpu_relax_poll
 from spfemu.mm.vmstat import count_vm_event
 from spfemu.primitives import (
@@ -58,6 +59,7 @@ from spfemu.primitives import (
 )
 
 if TYPE_CHECKING:  # the engines resolve calls by name: importing these would be circular
+    from spfemu.mm.page_alloc import page_kind, put_page
     from spfemu.mm.pgtable import free_table_now
     from spfemu.mm.vma import vm_area_free_rcu
 
@@ -110,8 +112,9 @@ def rcu_report_qs(cpu: int, gp: int) -> None:
 def call_rcu(cpu: int, obj: int) -> None:
     """Free `obj` after a grace period; it must be unlinked already.
 
-    `obj` is a VMA or the PAGE of a page table.  Its first word is overwritten at once, as by the
-    kernel's rcu_head overlay: a late reader must not believe what it finds there.
+    `obj` is a VMA, the PAGE of a page table, or one that has left a page cache.  Its first word (of
+    a PAGE: its list link) is overwritten at once, as by the kernel's rcu_head overlay: a late
+    reader must not believe what it finds there.
     """
     queue = cpu + CPU.rcu
     write_once(rcu_link(cpu, obj), 0)
@@ -196,8 +199,10 @@ def rcu_do_batch(cpu: int) -> None:
         count_vm_event(cpu, Event.RCU_CALLBACK)
         if obj < load(cpu + CPU.vma_slab_end):
             vm_area_free_rcu(cpu, obj)
-        else:
+        elif page_kind(obj) == PageKind.TABLE:
             free_table_now(cpu, obj)
+        else:
+            put_page(cpu, obj)
         obj = following
         limit -= 1
 

@@ -14,6 +14,7 @@ from spfemu.mm.madvise import (
     madvise_check,
     madvise_need_mmap_write,
     madvise_range_end,
+    madvise_remove,
 )
 from spfemu.mm.mincore import do_mincore
 from spfemu.mm.mmap import do_brk, do_mmap, do_munmap, mmap_populates, page_align
@@ -125,6 +126,8 @@ def sys_madvise(cpu: int, addr: int, length: int, advice: int) -> int:
     end = madvise_range_end(mm, addr, length)
     if advice == Madv.POPULATE_READ or advice == Madv.POPULATE_WRITE:
         error = madvise_populate(cpu, mm, addr, end, advice == Madv.POPULATE_WRITE)
+    elif advice == Madv.REMOVE:
+        error = madvise_remove(cpu, mm, addr, end)
     elif madvise_need_mmap_write(advice):
         vm_area_reserve(cpu)
         if mmap_write_lock_killable(cpu, mm) != 0:

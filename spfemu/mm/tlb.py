@@ -139,6 +139,7 @@ def tlb_finish_mmu(cpu: int) -> None:
     """Flush and free what was collected, and end the gather."""
     tlb_flush_mmu(cpu)
     store(cpu + CPU.gather + GATHER.mm, 0)
+    store(cpu + CPU.gather + GATHER.file_only, 0)
 
 
 @kernel

@@ -8,8 +8,8 @@ from spfemu.layout import CPU, CPUMASK_SHIFT, MM, SYSTEM, WORD
 from spfemu.mm.config import CONFIG_LATENCY
 from spfemu.mm.kthread import Role, kthread_op
 from spfemu.mm.latency import WRITER_LATENCY, record_latency
-from spfemu.mm.memory import sync_mm_rss
 from spfemu.mm.rcu import rcu_barrier
+from spfemu.mm.rss import sync_mm_rss
 from spfemu.mm.sched import cond_resched, cpu_idle_enter, cpu_idle_exit
 from spfemu.primitives import atomic_fetch_or, load, read_cycles, read_once, smp_mb, store
 

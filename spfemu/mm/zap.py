@@ -21,21 +21,23 @@ from spfemu.layout import (
     WORD,
 )
 from spfemu.mm.config import CONFIG_LINUX_VERSION
+from spfemu.mm.filemap import set_page_dirty
 from spfemu.mm.flags import (
     PGDIR_SIZE,
     PMD_SIZE,
     PTE_ADDR_MASK,
     PUD_SIZE,
+    PageKind,
     Pte,
     Vm,
 )
 from spfemu.mm.i_mmap import unlink_file_vmas
-from spfemu.mm.memory import add_mm_rss, page_remove_rmap, sync_mm_rss
+from spfemu.mm.memory import page_remove_rmap
 from spfemu.mm.mmu_notifier import (
     mmu_notifier_invalidate_range_end,
     mmu_notifier_invalidate_range_start,
 )
-from spfemu.mm.page_alloc import virt_to_page
+from spfemu.mm.page_alloc import page_kind, virt_to_page
 from spfemu.mm.pgtable import (
     find_pmd,
     pgd_offset,
@@ -45,6 +47,7 @@ from spfemu.mm.pgtable import (
     pud_offset,
     set_pte,
 )
+from spfemu.mm.rss import add_mm_file_rss, add_mm_rss, sync_mm_rss
 from spfemu.mm.spinlock import spin_lock, spin_unlock
 from spfemu.mm.tlb import (
     flush_tlb_mm,
@@ -103,8 +106,18 @@ def unmap_region(cpu: int, mm: int, vma: int, prev_end: int, next_start: int) ->
 @kernel
 def zap_page_range(cpu: int, vma: int, start: int, end: int) -> None:
     """Zap part of a live VMA, keeping the page tables; the mmap lock is held in any mode."""
+    zap_page_range_single(cpu, vma, start, end, 0)
+
+
+@kernel
+def zap_page_range_single(cpu: int, vma: int, start: int, end: int, file_only: int) -> None:
+    """Do so; with `file_only` leave private copies of a file's pages alone.
+
+    Who holds the i_mmap_rwsem of its file may do this to a VMA of any process.
+    """
     mm = load(vma + VMA.vm_mm)
     tlb_gather_mmu(cpu, mm)
+    store(cpu + CPU.gather + GATHER.file_only, file_only)
     mmu_notifier_invalidate_range_start(cpu, mm, start, end)
     unmap_page_range(cpu, mm, start, end)
     mmu_notifier_invalidate_range_end(cpu, mm, start, end)
@@ -147,23 +160,44 @@ def zap_ptes(cpu: int, ptl: int, pte: int, last: int) -> int:
     The exchange keeps accessed and dirty bits that the hardware may set meanwhile.
     """
     gather = cpu + CPU.gather
+    file_only = load(gather + GATHER.file_only)
     removed = 0
     full = 0
     spin_lock(cpu, ptl)
     while pte < last and full == 0:
-        if read_once(pte) != 0:
+        entry = read_once(pte)
+        if entry != 0 and (file_only == 0 or maps_file_page(cpu, entry)):
             entry = xchg(pte, 0)
             if pte_present(entry):
                 store(gather + GATHER.need_flush, 1)
                 if (entry & Pte.SPECIAL) == 0:
                     page = virt_to_page(cpu, entry & PTE_ADDR_MASK)
+                    removed += 1
+                    if page_kind(page) == PageKind.FILE:
+                        removed -= 1
+                        zap_file_page(cpu, load(gather + GATHER.mm), page, entry)
                     page_remove_rmap(page)
                     full = tlb_remove_page(cpu, page)
-                    removed += 1
         pte += WORD
     spin_unlock(ptl)
     add_mm_rss(cpu, load(gather + GATHER.mm), -removed)
     return pte
+
+
+@kernel
+def maps_file_page(cpu: int, entry: int) -> int:
+    """Tell whether an entry maps a page of a file, not a private copy (zap_skip_check_mapping)."""
+    if pte_present(entry) == 0 or entry & Pte.SPECIAL:
+        return 0
+    return page_kind(virt_to_page(cpu, entry & PTE_ADDR_MASK)) == PageKind.FILE
+
+
+@kernel
+def zap_file_page(cpu: int, mm: int, page: int, entry: int) -> None:
+    """Count one mapping less of a file's page; what was written through it makes the page dirty."""
+    if entry & Pte.DIRTY:
+        set_page_dirty(page)
+    add_mm_file_rss(cpu, mm, page, -1)
 
 
 @kernel
@@ -264,13 +298,18 @@ def change_entry(entry: int, cp_flags: int) -> int:
 
 @kernel
 def can_change_pte_writable(cpu: int, entry: int) -> int:
-    """Tell whether a private entry maps a page of its own, not the zero page or a shared one.
+    """Tell whether a write would make an entry writable in place, with nothing else to do.
 
-    A write to one that userfaultfd has protected has to fault.
+    That is one of an anonymous page that nobody shares, or of a file's page that is dirty already;
+    one of a file in a private mapping never is.  A write to one that userfaultfd has protected has
+    to fault.
     """
     if entry & (Pte.SPECIAL | Pte.UFFD_WP):
         return 0
-    return read_once(virt_to_page(cpu, entry & PTE_ADDR_MASK) + PAGE.refcount) == 1
+    page = virt_to_page(cpu, entry & PTE_ADDR_MASK)
+    if page_kind(page) == PageKind.FILE:
+        return (entry & Pte.DIRTY) != 0
+    return read_once(page + PAGE.refcount) == 1
 
 
 @kernel

@@ -9,9 +9,9 @@ from spfemu.events import Event
 from spfemu.kernel import kernel
 from spfemu.layout import CPU, PAGE
 from spfemu.mm.flags import FaultFlag, PageKind, Pte, VmFault
-from spfemu.mm.memory import inc_mm_counter_fast
 from spfemu.mm.page_alloc import alloc_zeroed_page, page_address
 from spfemu.mm.pgtable import alloc_pmd, pte_offset, set_pte, table_alloc
+from spfemu.mm.rss import inc_mm_counter_fast
 from spfemu.mm.vmstat import count_vm_event
 from spfemu.primitives import load, read_once, store
 

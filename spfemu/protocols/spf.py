@@ -6,7 +6,7 @@ the page-table lock only if the count still has its even value: no mmap writer r
 Anything else aborts, once, to the classical path.
 
 Source: M. Lespinasse, "Speculative page faults", v2 of 2022-01-28 for Linux 5.17, anonymous
-memory; step numbers as in docs/protocols.md.
+memory; files as in his RFC of 2021-04-06 for 5.12.  Step numbers as in docs/protocols.md.
 """
 
 from spfemu.events import Event
@@ -14,7 +14,7 @@ from spfemu.kernel import kernel
 from spfemu.layout import CPU, MM, VMA, VMF, WORD
 from spfemu.mm.config import CONFIG_MMU_GATHER_RCU_TABLE_FREE
 from spfemu.mm.fault import do_locked_fault
-from spfemu.mm.flags import FaultFlag, VmFault
+from spfemu.mm.flags import FaultFlag, FileOps, Vm, VmFault
 from spfemu.mm.irq import local_irq_disable, local_irq_enable
 from spfemu.mm.memory import access_error, handle_pte_fault, pte_map_lock_nonspec
 from spfemu.mm.mmap_lock import mmap_seq_read_check, mmap_seq_read_start
@@ -68,7 +68,7 @@ def do_speculative_fault(cpu: int, mm: int, address: int, flags: int) -> int:
         rcu_read_unlock(cpu)
         count_vm_event(cpu, Event.SPF_ABORT_UNMAPPED)
         return VmFault.RETRY
-    if load(vma + VMA.vm_ops) != 0:
+    if vma_can_speculate(vma, flags) == 0:
         rcu_read_unlock(cpu)
         count_vm_event(cpu, Event.SPF_ABORT_NO_SPECULATE)
         return VmFault.RETRY
@@ -83,6 +83,21 @@ def do_speculative_fault(cpu: int, mm: int, address: int, flags: int) -> int:
         count_vm_event(cpu, Event.SPF_ABORT_ACCESS_ERROR)
         return VmFault.RETRY
     return do_handle_mm_fault(cpu, mm, address, flags, seq)
+
+
+@kernel
+def vma_can_speculate(vma: int, flags: int) -> int:
+    """Tell whether there are speculative faults in such a VMA (RFC of the series, April 2021).
+
+    Of files, those that find their pages in the page cache by filemap_fault; not shared memory, and
+    no writes to shared mappings, because page_mkwrite may sleep.
+    """
+    vm_ops = load(vma + VMA.vm_ops)
+    if vm_ops == 0:
+        return 1
+    if vm_ops != FileOps.GENERIC:
+        return 0
+    return (flags & FaultFlag.WRITE) == 0 or (load(vma + VMA.vm_flags) & Vm.SHARED) == 0
 
 
 @kernel
@@ -143,6 +158,13 @@ def speculative_page_walk_end(cpu: int) -> None:
         rcu_read_unlock(cpu)
     else:
         local_irq_enable(cpu)
+
+
+@kernel
+def fault_may_use_file(cpu: int, vmf: int) -> int:
+    """Tell whether no writer has run: then the VMA maps its file still, and RCU keeps the file."""
+    seq = load(vmf + VMF.seq)
+    return mmap_seq_read_check(cpu, load(cpu + CPU.mm), seq, Event.SPF_ABORT_FAULT)
 
 
 @kernel

@@ -16,7 +16,7 @@ from spfemu.mm.rcu import rcu_read_lock, rcu_read_unlock
 from spfemu.mm.vma import __find_vma
 from spfemu.mm.vmstat import count_vm_event
 from spfemu.primitives import atomic_fetch_add_relaxed, load
-from spfemu.protocols.spf import copy_pvma, do_handle_mm_fault
+from spfemu.protocols.spf import copy_pvma, do_handle_mm_fault, vma_can_speculate
 
 EXTENDS = "spf"
 
@@ -37,7 +37,7 @@ def do_speculative_fault(cpu: int, mm: int, address: int, flags: int) -> int:
         rcu_read_unlock(cpu)
         count_vm_event(cpu, Event.SPF_ABORT_UNMAPPED)
         return VmFault.RETRY
-    if load(vma + VMA.vm_ops) != 0:
+    if vma_can_speculate(vma, flags) == 0:
         rcu_read_unlock(cpu)
         count_vm_event(cpu, Event.SPF_ABORT_NO_SPECULATE)
         return VmFault.RETRY

@@ -63,6 +63,12 @@ def pte_map_lock_speculative(cpu: int, vmf: int) -> int:
 
 
 @kernel
+def fault_may_use_file(cpu: int, vmf: int) -> int:
+    """Tell whether the VMA looks as before: then it maps its file now, and RCU keeps the file."""
+    return vma_looks_unchanged(cpu, vmf, Event.SPF_ABORT_FAULT)
+
+
+@kernel
 def vma_looks_unchanged(cpu: int, vmf: int, reason: int) -> int:
     """Look the VMA up again and compare it with the copy; returns 0 and counts `reason` if not.
 
@@ -90,6 +96,8 @@ def vma_is_like(vma: int, pvma: int, address: int) -> int:
     if load(vma + VMA.vm_start) > address:
         return 0
     if linear_page_index(vma, address) != linear_page_index(pvma, address):
+        return 0
+    if load(vma + VMA.vm_file) != load(pvma + VMA.vm_file):
         return 0
     if load(vma + VMA.vm_page_prot) != load(pvma + VMA.vm_page_prot):
         return 0

@@ -8,7 +8,8 @@ The tree has a sequence count of its own, by which a lookup begins again after a
 Source: L. Dufour, "Speculative page faults" v12 of 2019-04-16 for Linux 5.1.  What differs: fields
 are copied as in `spf` instead of being kept in the vm_fault; the count is checked before the walk
 and in the gate, not also behind the walk; it moves when a VMA is detached, not while its range is
-zapped, so MADV_DONTNEED leaves it alone.
+zapped, so MADV_DONTNEED leaves it alone.  Files are handled as by `spf`; v12 has anonymous memory
+only.
 """
 
 from spfemu.events import Event
@@ -38,6 +39,7 @@ from spfemu.protocols.spf import (
     do_handle_mm_fault,
     speculative_page_walk_begin,
     speculative_page_walk_end,
+    vma_can_speculate,
 )
 
 EXTENDS = "spf"
@@ -120,10 +122,10 @@ def speculate_on_vma(cpu: int, mm: int, vma: int, address: int, flags: int) -> i
         return VmFault.RETRY
     # pairs with the write barrier in vm_write_end: who sees the even count sees all changes
     smp_rmb()
-    if load(vma + VMA.vm_ops) != 0:
+    if vma_can_speculate(vma, flags) == 0:
         count_vm_event(cpu, Event.SPF_ABORT_NO_SPECULATE)
         return VmFault.RETRY
-    if load(vma + VMA.anon_vma) == 0:
+    if load(vma + VMA.vm_ops) == 0 and load(vma + VMA.anon_vma) == 0:
         count_vm_event(cpu, Event.SPF_ABORT_ANON_VMA)
         return VmFault.RETRY
     if address < load(vma + VMA.vm_start) or address >= load(vma + VMA.vm_end):
@@ -145,6 +147,7 @@ def speculate_on_vma(cpu: int, mm: int, vma: int, address: int, flags: int) -> i
 def copy_pvma(pvma: int, vma: int) -> None:
     """Copy the fields that the handlers need; the sequence count tells what they are worth."""
     store(pvma + VMA.vm_start, load(vma + VMA.vm_start))
+    store(pvma + VMA.vm_end, load(vma + VMA.vm_end))
     store(pvma + VMA.vm_page_prot, load(vma + VMA.vm_page_prot))
     store(pvma + VMA.vm_flags, load(vma + VMA.vm_flags))
     store(pvma + VMA.anon_vma, load(vma + VMA.anon_vma))
@@ -161,6 +164,15 @@ def vma_has_changed(vma: int, seq: int) -> int:
     """
     smp_rmb()
     return read_once(vma + VMA.vm_sequence) != seq or read_once(vma + VMA.detached) != 0
+
+
+@kernel
+def fault_may_use_file(cpu: int, vmf: int) -> int:
+    """Tell whether the VMA is unchanged; the reference to it keeps its file."""
+    if vma_has_changed(load(vmf + VMF.orig_vma), load(vmf + VMF.seq)):
+        count_vm_event(cpu, Event.SPF_ABORT_FAULT)
+        return 0
+    return 1
 
 
 @kernel

@@ -32,6 +32,7 @@ from spfemu.engines.stepped import StepEngine
 from spfemu.kernel import kernel
 from spfemu.layout import CPU, RWSEM_WAITER
 from spfemu.mm.bug import Bug, vm_bug_on
+from spfemu.mm.flags import PageKind
 from spfemu.mm.irq import CpuState
 from spfemu.segment import Segment
 
@@ -61,6 +62,18 @@ def vm_area_free_rcu(cpu: int, vma: int) -> None:
 @kernel
 def free_table_now(cpu: int, page: int) -> None:
     """Stand in for the callback of a page table where a test queues none."""
+    vm_bug_on(page, Bug.RCU_UNBALANCED)
+
+
+@kernel
+def page_kind(page: int) -> int:
+    """Say of every page that it is a table."""
+    return PageKind.TABLE
+
+
+@kernel
+def put_page(cpu: int, page: int) -> None:
+    """Stand in for the callback of a page where a test queues none."""
     vm_bug_on(page, Bug.RCU_UNBALANCED)
 
 
