@@ -253,14 +253,14 @@ def test_the_cycle_counter_goes_up(primitive_engines):
 def test_a_panic_stops_the_cpu(primitive_engines):
     native, stepped, plain = primitive_engines
     for engine in (stepped, plain):
-        with pytest.raises(KernelPanic, match="kernel assertion 77 failed") as error:
-            engine.call("use_panic", 77)
-        assert error.value.code == 77
+        with pytest.raises(KernelPanic, match="kernel assertion 199 failed") as error:
+            engine.call("use_panic", 199)
+        assert error.value.code == 199
     child = os.fork()
     if child == 0:
-        native.call("use_panic", 77)
+        native.call("use_panic", 199)
         os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 77
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 199
 
 
 def test_an_access_at_address_0_traps(own_cache, tmp_path):

@@ -56,6 +56,8 @@ EXPECTED = {
 }
 RANDOM = ("gup_fast",)
 """Operations that are not all the same."""
+MONITORED = ("uffd_missing",)
+"""Operations that wait for another process: tests/workloads/test_workloads.py."""
 WARM = 4
 """Operations after which each area of a ring has been used."""
 
@@ -71,7 +73,7 @@ def calls_and_faults(counted):
 
 
 def test_all_are_tested():
-    assert sorted([*EXPECTED, *RANDOM]) == sorted(build.workloads())
+    assert sorted([*EXPECTED, *RANDOM, *MONITORED]) == sorted(build.workloads())
 
 
 @pytest.mark.parametrize("workload", EXPECTED)
