@@ -17,7 +17,8 @@ from typing import Any, cast
 import llvmlite.binding as llvm
 from llvmlite import ir
 
-from spfemu.engines.source import KernelFunction, Program, called, constant
+from spfemu.engines.source import KernelFunction, Program, constant
+from spfemu.engines.style import called
 
 I1, I8, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 PTR = ir.PointerType()

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from spfemu.engines.compiler import Site
-from spfemu.engines.source import KernelFunction, Program, nearest
+from spfemu.engines.source import KernelFunction, Program
+from spfemu.engines.style import nearest
 from spfemu.primitives import PRIMITIVES
 
 

@@ -19,7 +19,8 @@ from spfemu import shims
 from spfemu.engines.compiler import Site, Step
 from spfemu.engines.jit import Compiled
 from spfemu.engines.plain import KernelPanic
-from spfemu.engines.source import KernelFunction, Program, nearest
+from spfemu.engines.source import KernelFunction, Program
+from spfemu.engines.style import nearest
 from spfemu.errors import SpfemuError
 from spfemu.primitives import PRIMITIVES
 

@@ -8,7 +8,7 @@ import pytest
 from good_segment import GoodSegment, area
 
 from spfemu.checks import check_segment
-from spfemu.engines.source import INT64_MAX, INT64_MIN
+from spfemu.engines.style import INT64_MAX, INT64_MIN
 from spfemu.layout import PAGE_SIZE, VMA, WORD
 from spfemu.mm.flags import PTRS_PER_TABLE
 from spfemu.segment import Geometry, Segment

@@ -54,6 +54,31 @@ def test_the_last_override_wins(tmp_path):
     assert PlainEngine(link(BASE, {}, paths)).call("never_negative", 0) == 2
 
 
+CALLER = """
+@kernel
+def caller(value: int) -> int:
+    return never_negative(value)
+
+
+@kernel
+def never_negative(value: int) -> int:
+    {}
+"""
+
+
+def test_what_was_checked_is_checked_again_with_other_callees(tmp_path):
+    mine = load_override(override(tmp_path, CALLER.format("return value")))
+    for _ in range(2):
+        program = link([*BASE, mine], {})
+        assert program.functions["caller"].calls == ("never_negative",)
+    other = load_override(override(tmp_path, CALLER.format("return value, 1"), "other.py"))
+    link([*BASE, mine, {"never_negative": other["never_negative"]}], {})
+    nothing = load_override(override(tmp_path, CALLER.format("pass"), "nothing.py", HEADER))
+    with pytest.raises(KernelSourceError, match="'never_negative' returns nothing"):
+        link([*BASE, mine, {"never_negative": nothing["never_negative"]}], {})
+    assert link([*BASE, mine], {}).functions["never_negative"].results == 1
+
+
 def test_callees_come_before_callers():
     program = link(BASE, {})
     order = {name: i for i, name in enumerate(program.functions)}
