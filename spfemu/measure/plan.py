@@ -99,8 +99,7 @@ class Plan:
         _in_range("pages", parameters.pages, 1, max(1, parameters.size_pages))
         _in_range("rate", parameters.rate, 0, 1e9)
         self._check_writers(workload)
-        self._check_forks(workload)
-        self._check_locked_faults(workload)
+        self._check_bare(workload)
         self._check_trace()
         if self.target == "host" and self.engine != "native":
             raise UsageError("--target host runs compiled code only: use --engine native")
@@ -109,26 +108,7 @@ class Plan:
         """Give each process its monitor, which is a writer that nobody has to ask for."""
         if self.writers not in (0, self.nr_user_mms):
             raise UsageError(f"{self.workload} has a monitor per process: leave out --writers")
-        if self.protocol == "bare":
-            raise UsageError(f"protocol bare knows no mappings that a monitor of {self.workload} "
-                             "could serve: use another protocol")  # fmt: skip
         object.__setattr__(self, "writers", self.nr_user_mms)
-
-    def _check_forks(self, workload: build.Workload) -> None:
-        if not workload.forks:
-            return
-        if self.protocol == "bare" and self.target == "emulator":
-            raise UsageError(
-                f"protocol bare does not copy pages that {self.workload} shares between processes: "
-                "use another protocol"
-            )
-
-    def _check_locked_faults(self, workload: build.Workload) -> None:
-        if workload.locked_faults and self.protocol == "bare" and self.target == "emulator":
-            raise UsageError(
-                f"protocol bare has no faults under the mmap lock, by which {self.workload} gets "
-                "frames: use another protocol"
-            )
 
     def _check_trace(self) -> None:
         if (self.trace is None) != (self.workload != TRACE):
@@ -148,16 +128,6 @@ class Plan:
             )
         if self.target == "host" and not workload.on_host:
             raise UsageError(f"the host does not run {self.workload}: use the emulator")
-        if self.writers and self.protocol == "bare" and self.target == "emulator":
-            raise UsageError(
-                "protocol bare takes no lock and cannot run with writers: use --writers 0"
-            )
-        shared = workload.pages_shared and self.mode == "threads" and self.workers > 1
-        if shared and self.protocol == "bare" and self.target == "emulator":
-            raise UsageError(
-                f"protocol bare takes no lock and workers of {self.workload} touch the same "
-                "pages: use --workers 1 or --mode processes"
-            )
         if self.overlap and not workload.has_writers:
             raise UsageError(f"{self.workload} has no writers that could overlap")
         if self.overlap and self.target == "host" and not workload.overlap_on_host:
@@ -165,6 +135,34 @@ class Plan:
                 f"{self.workload} with overlap would be a real SIGSEGV on the host: "
                 "leave out --overlap"
             )
+
+    def _check_bare(self, workload: build.Workload) -> None:
+        """Refuse what protocol bare, which looks at no mapping and takes no lock, cannot do."""
+        if self.protocol != "bare" or self.target == "host":
+            return
+        name, other = self.workload, "use another protocol"
+        alone = "use --workers 1 or --mode processes"
+        shared = workload.pages_shared and self.mode == "threads" and self.workers > 1
+        files = workload.faults and workload.needs(self.parameters).files
+        for holds, reason in (
+            (workload.monitors, f"knows no mappings that a monitor of {name} could serve: {other}"),
+            (self.writers, "takes no lock and cannot run with writers: use --writers 0"),
+            (
+                shared,
+                f"takes no lock and workers of {name} touch the same pages: {alone}",
+            ),
+            (
+                workload.forks,
+                f"does not copy pages that {name} shares between processes: {other}",
+            ),
+            (
+                workload.locked_faults,
+                f"has no faults under the mmap lock, by which {name} gets frames: {other}",
+            ),
+            (files, f"knows no files, which {name} maps: {other}"),
+        ):
+            if holds:
+                raise UsageError(f"protocol bare {reason}")
 
     @property
     def parameters(self) -> Parameters:

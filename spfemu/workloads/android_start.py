@@ -5,29 +5,30 @@ After what bionic does.  For each of `areas` threads, 8: reserve a stack of `siz
 and a guard page, allow all but the guard; map a signal stack and forbid its lowest page; write to
 the top `pages` pages of the stack, 4.  Then load a library: reserve its range, map its segments
 into it, write data (relocations), protect the half of it that is not written any more, read code,
-write bss, `pages` pages of each.  In the end all is unmapped, so that it can be repeated.
-Segments are anonymous memory.
+write bss, `pages` pages of each.  In the end all is unmapped, so that it can be repeated.  Code and
+data are private mappings of a file, one for the process.
 """
 
 from spfemu.kernel import kernel
 from spfemu.layout import PAGE_SHIFT, PAGE_SIZE, WORD
 from spfemu.mm.flags import Errno, Map, Prot
 from spfemu.mm.mmu import user_read, user_write
-from spfemu.mm.syscalls import sys_mmap, sys_mprotect, sys_munmap
-from spfemu.primitives import load
+from spfemu.mm.syscalls import sys_mmap, sys_mmap_file, sys_mprotect, sys_munmap
+from spfemu.primitives import load, store
 from spfemu.workloads.common import (
     ANONYMOUS,
     READ_WRITE,
+    create_own_file,
     map_anonymous,
     pages_of,
     read_pages,
     write_pages,
 )
-from spfemu.workloads.parameters import Needs, Param, Parameters, table_frames
+from spfemu.workloads.parameters import Needs, Param, Parameters, State, table_frames
 
 DEFAULTS = Parameters(size=1 << 20, areas=8, pages=4)
 RESERVE = ANONYMOUS | int(Map.NORESERVE)
-SEGMENT = ANONYMOUS | int(Map.FIXED)
+SEGMENT = int(Map.PRIVATE | Map.FIXED)
 READ_EXEC = int(Prot.READ | Prot.EXEC)
 SIGNAL_STACK = 32 << 10
 PREVIOUS, SIGNAL, LOADED = WORD, 2 * WORD, 3 * WORD
@@ -38,15 +39,28 @@ LIBRARY = CODE + DATA + BSS
 
 
 def needs(parameters: Parameters) -> Needs:
-    """Four mappings and nine VMAs per thread; each of four places touched."""
-    threads = parameters.areas * parameters.workers
+    """Four mappings and nine VMAs per thread; each of four places touched; a file per process."""
+    workers = parameters.workers
+    threads = parameters.areas * workers
     pages = (4 * parameters.pages + 1) * threads
-    return Needs(pages + table_frames(pages, 4 * threads), 9 * threads)
+    library = (CODE + DATA) * parameters.pages
+    files = workers * (library + library // 512 + 4)
+    return Needs(pages + files + table_frames(pages, 4 * threads), 9 * threads, files=workers)
 
 
 def iterations(parameters: Parameters) -> int:
     """Threads started."""
     return parameters.areas
+
+
+@kernel
+def workload_setup(cpu: int) -> int:
+    """Make the library's file if this is the first worker of the mm, else take the one it made."""
+    leader = load(cpu + Param.LEADER)
+    if leader == cpu:
+        return create_own_file(cpu, (CODE + DATA) * touched(cpu))
+    store(cpu + State.FILE, load(leader + State.FILE))
+    return 0
 
 
 @kernel
@@ -131,11 +145,11 @@ def load_library(cpu: int) -> int:
         return library
     data = library + CODE * unit
     bss = data + DATA * unit
-    result = map_segment(cpu, library, CODE * unit, READ_EXEC)
+    result = map_segment(cpu, library, CODE * unit, READ_EXEC, 0)
     if result == 0:
-        result = map_segment(cpu, data, DATA * unit, READ_WRITE)
+        result = map_segment(cpu, data, DATA * unit, READ_WRITE, CODE * unit)
     if result == 0:
-        result = map_segment(cpu, bss, BSS * unit, READ_WRITE)
+        result = placed(bss, sys_mmap(cpu, bss, BSS * unit, READ_WRITE, SEGMENT | Map.ANONYMOUS))
     if result == 0:
         result = write_pages(cpu, data, data + unit)
     if result == 0:
@@ -148,12 +162,18 @@ def load_library(cpu: int) -> int:
 
 
 @kernel
-def map_segment(cpu: int, address: int, length: int, prot: int) -> int:
-    """Map a segment into the reserved range; 0 or -errno."""
-    result = sys_mmap(cpu, address, length, prot, SEGMENT)
-    if result >= 0 and result != address:
-        return -Errno.EFAULT
-    return result if result < 0 else 0
+def map_segment(cpu: int, address: int, length: int, prot: int, offset: int) -> int:
+    """Map a part of the library's file into the reserved range; 0 or -errno."""
+    file = load(cpu + State.FILE)
+    return placed(address, sys_mmap_file(cpu, address, length, prot, SEGMENT, file, offset))
+
+
+@kernel
+def placed(address: int, result: int) -> int:
+    """Turn what mmap returned into 0 if it is `address`, else -errno."""
+    if result < 0:
+        return result
+    return 0 if result == address else -Errno.EFAULT
 
 
 @kernel

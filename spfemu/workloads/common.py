@@ -25,9 +25,9 @@ def map_anonymous(cpu: int, length: int) -> int:
 
 
 @kernel
-def create_own_file(cpu: int) -> int:
-    """Make a file of `size` bytes for this worker alone; 0 or -errno."""
-    file = sys_create(cpu, load(cpu + Param.SIZE), FileOps.GENERIC)
+def create_own_file(cpu: int, size: int) -> int:
+    """Make a file of `size` bytes and remember it; 0 or -errno."""
+    file = sys_create(cpu, size, FileOps.GENERIC)
     if file < 0:
         return file
     store(cpu + State.FILE, file)

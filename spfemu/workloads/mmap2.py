@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Map and unmap a private file without touching: loaders, readers of headers (will-it-scale).
+"""Map and unmap a private file without touching: loaders, file scanners (will-it-scale).
 
 As mmap1, but of a file that each worker has for itself.
 """
@@ -8,9 +8,10 @@ from dataclasses import replace
 
 from spfemu.kernel import kernel
 from spfemu.mm.flags import Map
+from spfemu.primitives import load
 from spfemu.workloads import mmap1
 from spfemu.workloads.common import create_own_file, map_own_file
-from spfemu.workloads.parameters import Needs, Parameters
+from spfemu.workloads.parameters import Needs, Param, Parameters
 
 EXTENDS = "mmap1"
 
@@ -23,7 +24,7 @@ def needs(parameters: Parameters) -> Needs:
 @kernel
 def workload_setup(cpu: int) -> int:
     """Make the file."""
-    return create_own_file(cpu)
+    return create_own_file(cpu, load(cpu + Param.SIZE))
 
 
 @kernel

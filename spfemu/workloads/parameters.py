@@ -109,3 +109,9 @@ class Needs:
 def table_frames(pages: int, regions: int) -> int:
     """Page tables that `regions` mappings of `pages` pages in all need at most."""
     return pages // 512 + 6 * regions
+
+
+def file_frames(parameters: Parameters) -> int:
+    """Pages of each worker's own file and nodes of the page cache's index."""
+    pages = parameters.size_pages
+    return parameters.workers * (pages + pages // 512 + 4)

@@ -21,12 +21,19 @@ TINY = {
     "mprotect_storm": {"size": 4 * PAGE, "areas": 2, "pages": 2},
     "spf_test": {"areas": 3, "pages": 2},
 }
+FLUSHES = {
+    "CALL_MMAP": 1,
+    "CALL_MADVISE": 8,
+    "CALL_MUNMAP": 1,
+    "FAULT_READ": 8,
+    "FAULT_WRITE": 8,
+}
 EXPECTED = {
     "android_start": {
         "CALL_MMAP": 12,
         "CALL_MPROTECT": 6,
         "CALL_MUNMAP": 6,
-        "FAULT_READ": 4,
+        "FAULT_READ": 2,
         "FAULT_WRITE": 12,
     },
     "brk1": {"CALL_BRK": 2},
@@ -44,15 +51,13 @@ EXPECTED = {
     "mprotect_storm": {"CALL_MPROTECT": 3, "CALL_MADVISE": 1, "FAULT_WRITE": 4},
     "page_fault1": {"CALL_MMAP": 1, "CALL_MUNMAP": 1, "FAULT_WRITE": 8},
     "page_fault1-read": {"CALL_MMAP": 1, "CALL_MUNMAP": 1, "FAULT_READ": 8},
+    # one fault maps the pages around it too
+    "page_fault4": {"CALL_MMAP": 1, "CALL_MUNMAP": 1, "FAULT_READ": 1},
     "pft": {"CALL_MADVISE": 1, "FAULT_WRITE": 8},
     "spf_test": {"CALL_MMAP": 3, "CALL_MUNMAP": 3, "FAULT_WRITE": 6},
-    "tlb_flush2": {
-        "CALL_MMAP": 1,
-        "CALL_MADVISE": 8,
-        "CALL_MUNMAP": 1,
-        "FAULT_READ": 8,
-        "FAULT_WRITE": 8,
-    },
+    "tlb_flush1": FLUSHES,
+    "tlb_flush2": FLUSHES,
+    "tlb_flush3": FLUSHES,
 }
 RANDOM = ("gup_fast",)
 """Operations that are not all the same."""
