@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spfemu.cli import options, output, types
+from spfemu.cli import options, output, recording, types
 from spfemu.cli.progress import Report as Progress
 from spfemu.cli.progress import progress
 
 if TYPE_CHECKING:
     from spfemu.measure.plan import Plan
-    from spfemu.replay.table import Table
     from spfemu.results import Report
 
 ONLY_EMULATOR = (
@@ -27,19 +26,11 @@ ONLY_EMULATOR = (
 )
 """Options that mean nothing on the real kernel."""
 ONLY_HOST = ("thp",)
-WITH_A_WORKLOAD = ("workers", "writers", "rate", "size", "areas", "mode", "overlap", "target")
-"""Options that mean nothing with a recording."""
 
 
 @click.command("run", short_help="Measure one workload, protocol and number of workers.")
 @click.argument("workload", type=types.Known("workload", types.workload_names), required=False)
-@click.option(
-    "--trace",
-    "trace_path",
-    type=click.Path(),
-    metavar="FILE",
-    help="Measure a recording of 'spfemu record' in place of a workload.",
-)
+@recording.option
 @click.option(
     "--protocol",
     type=types.Known("protocol", types.protocol_names),
@@ -98,7 +89,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
 
     table = None
     if given["trace_path"] is not None:
-        table = _table(ctx, given["trace_path"])
+        table = recording.read(ctx, given["trace_path"])
         given |= {"workload": "trace", "workers": len(table.threads)}
     plan = Plan(
         workload=given["workload"],
@@ -117,36 +108,10 @@ def command(ctx: click.Context, /, **given: Any) -> None:
         report = _measure(plan, show, overhead_from_host=given["fault_overhead"] == "host")
     printer.report(report)
     if table is not None:
-        _print_passes(printer, report, table)
+        recording.print_passes(printer, report, table)
     if json_path is not None:
         output.write_json(json_path, report)
     ctx.exit(output.exit_code(report))
-
-
-def _table(ctx: click.Context, path: str) -> Table:
-    """Read a recording; lines that cannot be used are told."""
-    from spfemu.replay.table import read_table
-
-    for name in WITH_A_WORKLOAD:
-        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            option = next(p.opts[0] for p in ctx.command.params if p.name == name)
-            raise click.UsageError(f"{option} means nothing with --trace", ctx)
-    table = read_table(path)
-    for text in table.problems:
-        click.echo(text, err=True)
-    return table
-
-
-def _print_passes(printer: output.Printer, report: Report, table: Table) -> None:
-    """Say what one pass took, beside the recorded time."""
-    result = report.results[0]
-    rate = result.operations_per_second.median / result.workers
-    text = f"one pass through {table.calls:,} calls of process {table.pid}"
-    if rate:
-        text += f" takes {1e3 / rate:.3g} ms"
-    if table.recorded_seconds is not None:
-        text += f"; it took {1e3 * table.recorded_seconds:.3g} ms when it was recorded, by strace"
-    printer.note(text)
 
 
 def _refuse_meaningless(ctx: click.Context, target: str) -> None:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spfemu.cli import options, output, types
+from spfemu.cli import options, output, recording, types
 from spfemu.cli.progress import progress
 from spfemu.report.paths import csv_paths, plot_paths
 
 if TYPE_CHECKING:
+    from spfemu.replay.table import Table
     from spfemu.results import Report
 
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 @click.argument(
     "workload", type=types.Known("workload", types.workload_names), default="page_fault1"
 )
+@recording.option
 @click.option(
     "--protocols",
     type=types.Names(types.protocol_names),
@@ -74,8 +76,15 @@ def command(ctx: click.Context, /, **given: Any) -> None:
       spfemu scale
       spfemu scale pft --protocols classic,spf,bare --workers 1-4
       spfemu scale page_fault1 --fault-overhead host --csv pf1.csv
+      spfemu scale --trace spfemu.trace --protocols classic,spf,vma-lock
     """
-    plan, protocols = _plan(given)
+    table = None
+    if given["trace_path"] is not None:
+        if ctx.get_parameter_source("workload") is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError("say what to measure: a WORKLOAD, or --trace FILE", ctx)
+        table = recording.read(ctx, given["trace_path"])
+        given |= {"workload": "trace", "workers": (len(table.threads),), "with_host": False}
+    plan, protocols = _plan(given, table)
     files = _Files(given, protocols)
     files.check()
     printer = output.Printer(given["json_path"], quiet=given["quiet"])
@@ -94,18 +103,21 @@ def command(ctx: click.Context, /, **given: Any) -> None:
         )
     report = _judge(report)
     printer.report(report)
+    if table is not None:
+        recording.print_passes(printer, report, table)
     for path in files.write(report):
         printer.note(f"wrote {path}")
     ctx.exit(output.exit_code(report))
 
 
-def _plan(given: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
+def _plan(given: dict[str, Any], table: Table | None) -> tuple[Any, tuple[str, ...]]:
     """Return the plan of all points but for protocol and workers, every one of them checked."""
     from spfemu.measure import compare
     from spfemu.measure.plan import Plan
 
     arguments: dict[str, Any] = {
         "warmup": compare.SCALE_WARMUP,
+        "trace": table,
         **options.plan_arguments(given),
         **options.overhead_argument(given["fault_overhead"]),
     }

@@ -169,9 +169,30 @@ def test_the_command(tmp_path):
 
     assert answer.exit_code == ExitCode.OK
     assert "trace, classic, native engine, threads, 1 worker" in answer.stdout
-    last = answer.stdout.splitlines()[-1]
-    assert last.startswith("one pass through 46 calls of process ")
-    assert last.endswith("when it was recorded, by strace")
+    *_, first, taken, recorded = answer.stdout.splitlines()
+    assert first.startswith("one pass through 46 calls of process ")
+    assert taken.split()[0::2] == ["classic", "ms"]
+    assert recorded.endswith(" ms, by strace")
+
+
+def test_protocols_compared(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    quick = ("--seconds", "0.05", "--repeats", "2", "--plot", "p.svg")
+    answer = CliRunner().invoke(cli, ["scale", "--trace", str(DATA / "xz.trace"), *quick])
+
+    # two rounds are too few to compare
+    assert answer.exit_code in (ExitCode.OK, ExitCode.INCONCLUSIVE)
+    assert "\ntrace, threads, " in answer.stdout
+    assert "one pass through 57 calls" in answer.stdout
+    assert Path("spfemu-trace.json").exists()
+    assert Path("p.svg").exists()
+
+
+def test_scale_takes_a_workload_or_a_recording():
+    answer = CliRunner().invoke(cli, ["scale", "pft", "--trace", "x"])
+
+    assert answer.exit_code == ExitCode.USAGE
+    assert "say what to measure" in answer.stderr
 
 
 @pytest.mark.parametrize(
