@@ -10,7 +10,7 @@ from process import RW
 
 from spfemu.engines.script import after, before, waits
 from spfemu.events import Event
-from spfemu.mm.flags import PMD_SIZE, Errno, Prot
+from spfemu.mm.flags import PMD_SIZE, Errno, FileOps, Prot
 
 AREA = 1 << 40
 """Where A faults; the first page of the area has been written, so tables and anon_vma are there."""
@@ -502,12 +502,13 @@ def test_no_frame_ends_a_speculative_fault_as_it_ends_a_locked_one(spf, threads,
     spf.write(PAGE, 7)
 
 
-def test_what_is_no_anonymous_memory_is_not_speculated_on(spf, threads, area):
+def test_shared_memory_is_not_speculated_on(spf, threads, area):
     index = int(spf.segment.vmas["vm_start"].tolist().index(AREA))
-    spf.segment.vmas["vm_ops"][index] = 1
+    spf.segment.vmas["vm_ops"][index] = FileOps.SHMEM
     a = threads.thread("A", "write", PAGE, 7)
-    assert a.runs_to_end() == 0
+    a.runs_until(before("do_locked_fault"))
     spf.segment.vmas["vm_ops"][index] = 0
+    assert a.runs_to_end() == 0
     assert spf.aborts() == {"NO_SPECULATE": 1}
 
 
