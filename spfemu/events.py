@@ -37,6 +37,7 @@ class Event(IntEnum):
     SPF_ABORT_PTE_MAP_LOCK_PMD = 19
     SPF_ABORT_PTE_MAP_LOCK_PTL = 20
     SPF_ABORT_PTE_MAP_LOCK_SEQ2 = 21
+    SPF_ABORT_SWAP = 7
     SPF_ABORT_USERFAULTFD = 26
     SPF_ATTEMPT_FILE = 22  # the RFC's
     SPF_ATTEMPT_ANON = 23
@@ -99,6 +100,7 @@ class Event(IntEnum):
     SPF_ABORT_PAGE_CACHE = 96  # own: the cache has no page that can be used at once
     SPF_ABORT_PAGE_LOCK = 97  # own: somebody has the page locked
 
+    SPF_ABORT_RECLAIM = 98  # own: no frame without reclaiming memory
     SPF_ABORT_MMU_NOTIFIER = 99  # own: a subscriber to the mm is being registered
     GUP_FAST = 215  # own, as all of these: frames taken without a lock
     GUP_SLOW = 216  # frames taken under the mmap lock
@@ -116,6 +118,18 @@ class Event(IntEnum):
     STACK_GROWN = 145  # own: faults below a stack that made it grow
     PAGES_MOVED = 141  # own: ptes that mremap moved
 
+    PGSCAN = 170  # pages looked at for eviction
+    PGSTEAL = 171  # frames freed by reclaim
+    PGACTIVATE = 172  # pages spared because they were used
+    PSWPIN = 173
+    PSWPOUT = 174
+    PGLAZYFREE = 176
+    PGLAZYFREED = 177
+    ALLOCSTALL = 178  # allocations that reclaimed
+    PAGEOUTRUN = 179  # rounds of kswapd
+    SWAP_CACHE_HIT = 180  # own: swapped pages found in memory
+    SWAP_FULL = 181  # own: pages that found no slot
+    SWAP_RA = 182  # pages read ahead
     MMU_NOTIFIER_REGISTER = 210  # own: subscribers registered
     MMU_NOTIFIER_INVALIDATE = 211  # own: invalidations that a subscriber was told of
     MMU_NOTIFIER_FAULT = 212  # own: pages looked up for a subscriber
@@ -126,7 +140,7 @@ class Event(IntEnum):
     UFFD_ZEROPAGE = 195  # pages filled with the zero page
     UFFD_WRITEPROTECT = 196  # pages write-protected
     UFFD_UNPROTECT = 197  # and released from it
-    PGMAJFAULT = 150  # faults that had to read from the file
+    PGMAJFAULT = 150  # faults that had to read from a file or the swap area
     FILE_PAGE = 151  # own: page of a file mapped
     FILE_COW = 152  # own: private copy of a page made by the first write
     FILE_SHARED = 153  # own: page of a shared mapping mapped for writing

@@ -46,6 +46,8 @@ NOTIFIER_SHADOW = 16
 """Entries of the direct-mapped translation table of an MMU notifier's subscriber."""
 GUP_PAGES = 15
 """Most frames that a CPU's thread has pinned at once."""
+SWAP_CLUSTER_MAX = 32
+"""Pages that a reclaimer collects before it evicts them (include/linux/swap.h)."""
 NR_EVENTS = 256
 """Counters that each CPU has room for."""
 HIST_SUB_BITS = 5
@@ -275,6 +277,33 @@ class GATHER(Struct):
     shared = word("PAGEs with other references, to put after the flush", count=GATHER_SHARED)
 
 
+class RECLAIM(Struct):
+    """What a CPU that reclaims memory carries along; one per CPU block."""
+
+    nr_pages = word("pages collected", lock="owner")
+    pages = word("PAGEs, each with a reference", lock="owner", count=SWAP_CLUSTER_MAX)
+    forbidden = word("not 0: allocations of this CPU must not reclaim", lock="owner")
+    next_mm = word("index of the mm to begin with", lock="owner")
+    swap_cluster = word("index of the cluster from which it takes slots", lock="owner")
+
+
+class SWAP_SLOT(Struct, size=32):
+    """A slot of the swap area (Linux 6.1: a byte of swap_map, and the swap cache's entry)."""
+
+    count = word("ptes that hold its entry", lock="the cluster's lock")
+    page = word("PAGE that the swap cache has for it, or 0", lock="the cluster's lock")
+    next = word("next free slot of its cluster or 0", lock="the cluster's lock")
+
+
+class SWAP_CLUSTER(Struct, pad_to_line=True):
+    """Slots next to each other, with one lock (Linux 6.1: swap_cluster_info)."""
+
+    lock = word("spinlock over its slots", lock="atomic")
+    free = word("first free slot or 0", lock="lock")
+    nr_free = word("free slots", lock="lock")
+    nr_slots = word("slots")
+
+
 class PAGE(Struct, size=64):
     """struct page: one cache line per frame."""
 
@@ -289,8 +318,9 @@ class PAGE(Struct, size=64):
     ptl = word("page tables: the split page-table lock of the entries", lock="atomic")
     lru = word("next frame of the list that it is on, or 0", lock="list's")
     private = word(
-        "page tables: mm; XA_NODE: bits of the index below it; chains: next chain",
-        lock="owner of the frame",
+        "page tables: mm; XA_NODE: bits of the index below it; chains: next chain; "
+        "swap cache: entry",
+        lock="owner of the frame, page lock",
     )
 
 
@@ -403,6 +433,8 @@ class MM(Struct, pad_to_line=True):
     rss_anon = word("anonymous pages mapped, as far as synced", lock="atomic", line=True)
     rss_file = word("pages of files mapped, as far as synced", lock="atomic")
     rss_shmem = word("pages of shared memory mapped, as far as synced", lock="atomic")
+    swap_ents = word("ptes that hold swap entries", lock="atomic")
+    scan_address = word("where reclaim goes on [bytes]", lock="any; a hint")
     next_free = word("next free mm or 0", lock="mm_slots_lock")
     in_use = word("1 when set up", lock="init")
     tlb_gen = word("counted up before each TLB flush", lock="atomic", line=True)
@@ -471,6 +503,7 @@ class CPU(Struct, pad_to_line=True):
     vmf = embed(VMF, "the fault being handled", line=True)
     pvma = embed(VMA, "copy of the VMA for a speculative fault", line=True)
     gather = embed(GATHER, "the unmap being done", line=True)
+    reclaim = embed(RECLAIM, "the reclaim being done", line=True)
     rcu = embed(RCU_QUEUE, "RCU callbacks", line=True)
     waiter = embed(RWSEM_WAITER, "queue entry on an rw_semaphore", line=True)
     osq = embed(OSQ_NODE, "queue entry of the optimistic spin queue", line=True)
@@ -523,6 +556,13 @@ class SYSTEM(Struct, pad_to_line=True):
     nr_trace_words = word("words of the area `trace`")
     vmemmap = word("address of the PAGE of frame 0")
     frames = word("address of frame 0")
+    nr_swap = word("swap slots")
+    nr_swap_clusters = word("clusters of them")
+    swap_slots = word("address of the SWAP_SLOT of slot 0")
+    swap_clusters = word("address of the first SWAP_CLUSTER")
+    swap_area = word("address of the contents of slot 0")
+    wmark_low = word("free frames in the pool below which kswapd is woken")
+    wmark_high = word("free frames in the pool at which it rests")
     zero_pfn = word("address of the zero page")
     histograms = word("address of the first HISTOGRAM; two per CPU: faults, writer operations")
     scratch = word("address of scratch words for tests and probes")
@@ -537,6 +577,8 @@ class SYSTEM(Struct, pad_to_line=True):
     zone_chains = word("chains of PCP_BATCH frames", lock="zone_lock")
     zone_list = word("single free frames", lock="zone_lock")
     zone_free = word("free frames in the pool", lock="zone_lock")
+
+    kswapd_asleep = word("futex word: 1 while kswapd sleeps", lock="atomic", line=True)
 
     vma_lock = word("spinlock over free VMA slots", lock="atomic", line=True)
     vma_free = word("list of free VMA slots", lock="vma_lock")

@@ -35,6 +35,9 @@ from spfemu.layout import (
     NR_CPUS_MAX,
     PAGE,
     PAGE_SIZE,
+    RECLAIM,
+    SWAP_CLUSTER,
+    SWAP_SLOT,
     SYSTEM,
     USERFAULTFD_CTX,
     VMA,
@@ -45,6 +48,7 @@ from spfemu.layout import (
 from spfemu.mm.flags import MMAP_MIN_ADDR, RLIM_INFINITY, TASK_SIZE, PageKind
 from spfemu.mm.irq import TLB_GENERATION
 from spfemu.mm.page_alloc import PCP_BATCH
+from spfemu.mm.swapfile import SWAPFILE_CLUSTER
 
 BASE = 1 << 45
 SLOT = 1 << 40
@@ -83,6 +87,8 @@ class Geometry:
     `nr_avcs` are chains between VMAs and the anon_vmas of their ancestors, so only fork uses them.
     `nr_files` counts open files; a mapping of shared anonymous memory takes one.
     `nr_trace_words` hold the calls of the workload `trace`.
+    `nr_swap` are slots of the swap area; without any, nothing but what MADV_FREE gave up is ever
+    reclaimed.
     """
 
     nr_cpus: int = 1
@@ -96,6 +102,7 @@ class Geometry:
     nr_notifiers: int = 4
     nr_uffds: int = 8
     nr_trace_words: int = 0
+    nr_swap: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.nr_cpus <= NR_CPUS_MAX:
@@ -123,8 +130,11 @@ class Geometry:
             ("notifiers", MMU_NOTIFIER.SIZE * self.nr_notifiers, 128),
             ("vmas", VMA.SIZE * self.nr_vmas, 128),
             ("uffds", USERFAULTFD_CTX.SIZE * self.nr_uffds, 128),
+            ("swap_slots", SWAP_SLOT.SIZE * self.nr_swap, 128),
+            ("swap_clusters", SWAP_CLUSTER.SIZE * self.nr_swap_clusters, 128),
             ("vmemmap", PAGE.SIZE * self.nr_frames, 128),
             ("frames", PAGE_SIZE * self.nr_frames, PAGE_SIZE),
+            ("swap_area", PAGE_SIZE * self.nr_swap, PAGE_SIZE),
         ):
             offset = -(-offset // alignment) * alignment
             areas[name] = (offset, size)
@@ -134,16 +144,21 @@ class Geometry:
     @property
     def size(self) -> int:
         """Bytes of the whole segment."""
-        offset, size = self.areas()["frames"]
+        offset, size = self.areas()["swap_area"]
         return offset + size
+
+    @property
+    def nr_swap_clusters(self) -> int:
+        """Clusters of swap slots, the last of them perhaps a small one."""
+        return -(-self.nr_swap // SWAPFILE_CLUSTER)
 
 
 class Segment:
     """One mapped segment with NumPy views of its structs.
 
     `system`, `cpus`, `mms`, `histograms`, `anon_vmas`, `avcs`, `files`, `mappings`, `notifiers`,
-    `vmas`, `uffds`, `pages` are structured arrays, `words` is all of it as int64; all are live
-    views.  The mapping goes with the last view.
+    `vmas`, `uffds`, `swap_slots`, `swap_clusters`, `pages` are structured arrays, `words` is all of
+    it as int64; all are live views.  The mapping goes with the last view.
     """
 
     def __init__(self, fd: int, base: int, geometry: Geometry) -> None:
@@ -167,6 +182,8 @@ class Segment:
         self.notifiers = self._view("notifiers", MMU_NOTIFIER, geometry.nr_notifiers)
         self.vmas = self._view("vmas", VMA, geometry.nr_vmas)
         self.uffds = self._view("uffds", USERFAULTFD_CTX, geometry.nr_uffds)
+        self.swap_slots = self._view("swap_slots", SWAP_SLOT, geometry.nr_swap)
+        self.swap_clusters = self._view("swap_clusters", SWAP_CLUSTER, geometry.nr_swap_clusters)
         self.pages = self._view("vmemmap", PAGE, geometry.nr_frames)
 
     def _view(self, area: str, struct: type[Struct], count: int) -> NDArray[Any]:
@@ -271,6 +288,7 @@ class Segment:
         system["rcu_gp"] = 1
         self._reset_cpus(seed)
         self._reset_frames()
+        self._reset_swap()
         self._reset_mms()
         _chain(self.vmas, "vm_start", self.address["vmas"], VMA.SIZE)
         system["vma_free"] = self.address["vmas"]
@@ -327,6 +345,25 @@ class Segment:
         if whole < len(free):
             self.system["zone_list"] = vmemmap + int(free[whole]) * PAGE.SIZE
         self.system["zone_free"] = len(free)
+
+    def _reset_swap(self) -> None:
+        """Make all slots free, and let CPUs begin to take them far apart."""
+        g = self.geometry
+        if not g.nr_swap:
+            return
+        clusters = g.nr_swap_clusters
+        self.system["nr_swap_clusters"] = clusters
+        self.system["wmark_low"] = max(2 * PCP_BATCH, g.nr_frames // 64)
+        self.system["wmark_high"] = 2 * self.system["wmark_low"]
+        first = np.arange(clusters, dtype=np.int64) * SWAPFILE_CLUSTER
+        size = np.minimum(SWAPFILE_CLUSTER, g.nr_swap - first)
+        self.swap_clusters["nr_slots"] = self.swap_clusters["nr_free"] = size
+        self.swap_clusters["free"] = self.address["swap_slots"] + first * SWAP_SLOT.SIZE
+        _chain(self.swap_slots, "next", self.address["swap_slots"], SWAP_SLOT.SIZE)
+        self.swap_slots["next"][first + size - 1] = 0
+        reclaim = self.cpus["reclaim"]
+        place = np.arange(g.nr_cpus, dtype=np.int64) * clusters // g.nr_cpus
+        reclaim[:, RECLAIM.swap_cluster // WORD] = place
 
     def _reset_mms(self) -> None:
         g, mms = self.geometry, self.mms[: self.geometry.nr_mms]

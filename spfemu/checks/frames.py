@@ -7,6 +7,7 @@ import numpy as np
 
 from spfemu.checks.findings import Words, walk
 from spfemu.checks.state import State
+from spfemu.checks.swap import cached_pages, check_swap
 from spfemu.layout import PAGE_SIZE
 from spfemu.mm.flags import PAGE_KIND_MASK, PTE_ADDR_MASK, PageKind, Pg, Pte
 from spfemu.mm.page_alloc import PCP_BATCH
@@ -19,7 +20,10 @@ def check_frames(state: State) -> None:
     tables[[0, *state.leaving]] = False
     mapped = _mapped_counts(state)
     cached = state.cached
+    swap_cached = cached_pages(state)
     state.frame_owners.claim(np.flatnonzero(cached), "the page cache")
+    swap_only = np.flatnonzero((swap_cached > 0) & (mapped == 0))
+    state.frame_owners.claim(swap_only, "the swap cache")
     mapped_only = np.flatnonzero((mapped > 0) & (cached == 0))
     state.frame_owners.claim(mapped_only, "page tables that map it")
     free = _claim_free(state)
@@ -34,18 +38,20 @@ def check_frames(state: State) -> None:
     )
     expected = np.full(len(pages), PageKind.TABLE, np.int64)
     expected[0] = PageKind.RESERVED
-    expected[mapped > 0] = PageKind.ANON
+    expected[mapped + swap_cached > 0] = PageKind.ANON
     expected[cached > 0] = PageKind.FILE
     expected[state.leaving] = PageKind.FILE
     expected[state.nodes] = PageKind.XA_NODE
     expected[free] = PageKind.FREE
-    references = np.maximum(mapped + cached, 1)
+    references = np.maximum(mapped + cached + swap_cached, 1)
     references[free] = 0
     known = state.frame_owners.owner != 0
     _compare(state, "kind", pages["flags"] & PAGE_KIND_MASK, expected, known)
     _compare(state, "refcount", pages["refcount"], references, known)
     _compare(state, "mapcount", pages["mapcount"], mapped, known)
     _check_shared(state, mapped)
+    check_swap(state, mapped)
+    _check_page_locks(state)
     _check_table_mm(state, tables)
     _check_rss(state)
 
@@ -62,6 +68,16 @@ def _compare(state: State, what: str, found: Words, expected: Words, where: Word
             f"{state.frame_slots.describe(i)} has {what} {found[i]} instead of {expected[i]} "
             f"(owner: {state.frame_owners.owner_of(i)})"
         ),
+    )
+
+
+def _check_page_locks(state: State) -> None:
+    """Check that nobody has left an anonymous page locked; others are those of files."""
+    flags = state.segment.pages["flags"]
+    locked = (flags & Pg.LOCKED != 0) & (flags & PAGE_KIND_MASK == PageKind.ANON)
+    state.findings.each(
+        np.flatnonzero(locked),
+        lambda i: f"{state.frame_slots.describe(i)} is locked (PG_locked)",
     )
 
 

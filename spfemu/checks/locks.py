@@ -32,6 +32,8 @@ def check_locks(state: State) -> None:
     for i in map(int, np.flatnonzero(segment.anon_vmas["lock"])):
         name = f"the lock of {state.anon_vma_slots.describe(i)}"
         _check_spinlock(state, name, int(segment.anon_vmas["lock"][i]))
+    for i in map(int, np.flatnonzero(segment.swap_clusters["lock"])):
+        _check_spinlock(state, f"swap cluster {i}", int(segment.swap_clusters["lock"][i]))
     for i in range(state.mapping_slots.count):
         at = state.mapping_slots.address(i)
         _check_rwsem(state, f"i_mmap_rwsem of file {i}", at + ADDRESS_SPACE.i_mmap_rwsem)

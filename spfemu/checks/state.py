@@ -54,9 +54,10 @@ class State:
     """One segment being checked.
 
     Attributes: `vmas`, per mm the indexes of its VMAs by rising address (those that tree or list
-    contain); `mappings` and `pmds`, per mm the ptes and what names their tables; `cached`, how many
-    page caches have each frame as a page; `nodes`, which frames are nodes of one; `leaving`, frames
-    that wait in RCU queues after having left one; `frame_owners`, `vma_owners`, `anon_vma_owners`,
+    contain); `mappings`, `swapped` and `pmds`, per mm the ptes that map frames, those that hold
+    swap entries, and what names their tables; `cached`, how many page caches have each frame as a
+    page; `nodes`, which frames are nodes of one; `leaving`, frames that wait in RCU queues after
+    having left one; `frame_owners`, `vma_owners`, `anon_vma_owners`,
     `avc_owners`.
     """
 
@@ -81,6 +82,7 @@ class State:
         self.page_links = self.page_slots.indexes(segment.pages["lru"]).tolist()
         self.vmas: dict[int, Words] = {}
         self.mappings: dict[int, Mappings] = {}
+        self.swapped: dict[int, Mappings] = {}
         self.cached = np.zeros(g.nr_frames, np.int64)
         self.nodes = np.zeros(g.nr_frames, np.bool_)
         self.leaving: list[int] = []

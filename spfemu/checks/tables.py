@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from spfemu.checks.anon_vmas import inherited
 from spfemu.checks.findings import Words
 from spfemu.checks.state import Mappings, State
+from spfemu.checks.swap import is_swap_pte
 from spfemu.layout import PAGE_SHIFT, WORD
 from spfemu.mm.flags import (
     PAGE_KIND_MASK,
@@ -49,7 +50,7 @@ def check_tables(state: State, mm: int) -> None:
     pgd = state.frame_slots.index(int(state.segment.mms["pgd"][mm]))
     if pgd < 0:
         state.findings.add(f"mm {mm}: pgd {int(state.segment.mms['pgd'][mm]):#x} is no frame")
-        state.mappings[mm] = state.pmds[mm] = Mappings()
+        state.mappings[mm] = state.swapped[mm] = state.pmds[mm] = Mappings()
         return
     tables = state.frame_owners.claim([pgd], f"the page table (pgd) of mm {mm}")
     bases = np.zeros(len(tables), np.int64)
@@ -62,7 +63,10 @@ def check_tables(state: State, mm: int) -> None:
     found = int(state.segment.mms["pgtables"][mm])
     if found != count:
         state.findings.add(f"pgtables of mm {mm} is {found}, but it has {count} page tables")
-    state.mappings[mm] = Mappings.sort(*_entries(state, tables, bases, PAGE_SHIFT))
+    addresses, entries = _entries(state, tables, bases, PAGE_SHIFT)
+    swap = is_swap_pte(entries)
+    state.swapped[mm] = Mappings.sort(addresses[swap], entries[swap])
+    state.mappings[mm] = Mappings.sort(addresses[~swap], entries[~swap])
 
 
 def _entries(state: State, tables: Words, bases: Words, shift: int) -> tuple[Words, Words]:
@@ -115,6 +119,14 @@ def _covers_vma(state: State, mm: int, bases: Words, size: int) -> NDArray[np.bo
     return (below >= 0) & (np.maximum.accumulate(members["vm_end"])[below] > bases)
 
 
+def _outside(vmas: NDArray[Any], addresses: Words) -> NDArray[np.bool_]:
+    """Tell which addresses lie in none of the VMAs, which are sorted by address."""
+    position = np.searchsorted(vmas["vm_start"], addresses, "right") - 1
+    outside = position < 0
+    outside[~outside] = addresses[~outside] >= vmas["vm_end"][position[~outside]]
+    return outside
+
+
 def check_entries(state: State, mm: int) -> None:
     """Check every pte against its VMA and its frame."""
     mappings = state.mappings[mm]
@@ -122,8 +134,7 @@ def check_entries(state: State, mm: int) -> None:
     members = state.vmas[mm]
     vmas = state.segment.vmas[members]
     position = np.searchsorted(vmas["vm_start"], addresses, "right") - 1
-    inside = position >= 0
-    inside[inside] = addresses[inside] < vmas["vm_end"][position[inside]]
+    inside = ~_outside(vmas, addresses)
 
     def report(wrong: NDArray[np.bool_], what: Callable[[int], str]) -> None:
         state.findings.each(
@@ -132,6 +143,12 @@ def check_entries(state: State, mm: int) -> None:
         )
 
     report(~inside, lambda _: "lies in no VMA")
+    swapped = state.swapped[mm]
+    outside = _outside(vmas, swapped.address)
+    state.findings.each(
+        np.flatnonzero(outside),
+        lambda i: f"mm {mm}: the swap entry of {swapped.address[i]:#x} lies in no VMA",
+    )
     flags = np.where(inside, vmas["vm_flags"][position] if len(vmas) else 0, 0)
 
     def vma_of(i: int) -> str:

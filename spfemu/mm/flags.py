@@ -258,3 +258,4 @@ class Pg(IntFlag):
     SWAPBACKED = 0x200
     WRITEBACK = 0x400
     WAITERS = 0x800
+    LAZYFREE = 0x1000  # the contrary of PG_swapbacked: MADV_FREE gave it up

@@ -48,6 +48,8 @@ from spfemu.mm.rcu import rcu_barrier
 from spfemu.mm.rmap import anon_vma_fork
 from spfemu.mm.rss import add_mm_file_rss, sync_mm_rss
 from spfemu.mm.spinlock import spin_lock, spin_unlock
+from spfemu.mm.swapfile import swap_duplicate
+from spfemu.mm.swapops import is_swap_pte, pte_to_swp_entry
 from spfemu.mm.syscalls import syscall_result
 from spfemu.mm.tlb import flush_tlb_mm
 from spfemu.mm.vma import vm_area_dup, vm_area_free, vm_area_reserve, vma_link, vma_pages
@@ -67,6 +69,7 @@ from spfemu.primitives import (
     atomic_fetch_and,
     load,
     read_once,
+    smp_store_release,
     store,
 )
 
@@ -102,9 +105,10 @@ def mm_alloc(cpu: int, layout: int) -> int:
     store(mm + MM.rlimit_stack, load(layout + MM.rlimit_stack))
     store(mm + MM.start_brk, load(layout + MM.start_brk))
     store(mm + MM.brk, load(layout + MM.start_brk))
-    store(mm + MM.mm_users, 1)
     store(mm + MM.mm_count, 1)
     store(mm + MM.in_use, 1)
+    # a reclaimer may become a user from here on: pairs with the update in mmget_not_zero
+    smp_store_release(mm + MM.mm_users, 1)
     return mm
 
 
@@ -366,8 +370,11 @@ def copy_pte_range(
     last = src_pte + ((end - start) >> PAGE_SHIFT) * WORD
     while src_pte < last:
         # what the child has already is the copy of a pinned frame
-        if pte_present(read_once(src_pte)) and read_once(pte) == 0:
+        entry = read_once(src_pte) if read_once(pte) == 0 else 0
+        if pte_present(entry):
             count += copy_present_pte(cpu, mm, pte, src_pte, vm_flags)
+        elif is_swap_pte(entry):
+            copy_swap_pte(cpu, mm, pte, src_pte)
         pte += WORD
         src_pte += WORD
     spin_unlock(src_ptl)
@@ -396,6 +403,18 @@ def copy_present_pte(cpu: int, mm: int, pte: int, src_pte: int, vm_flags: int) -
             found = 0
     set_pte(pte, entry & ~(Pte.ACCESSED | Pte.UFFD_WP))
     return found
+
+
+@kernel
+def copy_swap_pte(cpu: int, mm: int, pte: int, src_pte: int) -> None:
+    """Let the child's pte hold the same swap entry, which no monitor guards there.
+
+    Source: copy_nonpresent_pte.
+    """
+    entry = read_once(src_pte)
+    swap_duplicate(cpu, pte_to_swp_entry(entry))
+    atomic_fetch_add_relaxed(mm + MM.swap_ents, 1)
+    set_pte(pte, pte_to_swp_entry(entry))
 
 
 @kernel

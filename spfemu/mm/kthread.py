@@ -9,7 +9,10 @@ init_mm.
 from enum import IntEnum
 
 from spfemu.kernel import kernel
+from spfemu.layout import CPU
 from spfemu.mm.flags import Errno
+from spfemu.mm.vmscan import kswapd_op
+from spfemu.primitives import load
 
 
 class Role(IntEnum):
@@ -17,6 +20,7 @@ class Role(IntEnum):
 
     WORKER = 0
     WRITER = 1
+    KSWAPD = 2
 
 
 @kernel
@@ -25,4 +29,7 @@ def kthread_op(cpu: int) -> int:
 
     Returns within some 50 ms even if there is nothing to do: sleep with a timeout.
     """
+    role = load(cpu + CPU.role)
+    if role == Role.KSWAPD:
+        return kswapd_op(cpu)
     return -Errno.EINVAL

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Advice about memory (Linux 6.18, mm/madvise.c).
 
-Advice that only tells reclaim what to take first (FREE, COLD, PAGEOUT) is checked and then has
-nothing to do.
+What tells reclaim what to take first is in reclaim_advice.py.
 """
 
 from spfemu.kernel import kernel, slowpath
@@ -14,6 +13,7 @@ from spfemu.mm.i_mmap import vma_mapping
 from spfemu.mm.memory import linear_page_index
 from spfemu.mm.mmap import page_align, range_wraps
 from spfemu.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
+from spfemu.mm.reclaim_advice import madvise_reclaim
 from spfemu.mm.truncate import punch_hole
 from spfemu.mm.vma import find_vma
 from spfemu.mm.vma_modify import vm_flags_reset, vma_modify_flags
@@ -107,13 +107,17 @@ def madvise_vma_behavior(
         zap_page_range(cpu, vma, start, end)
     elif advice == Madv.FREE and load(vma + VMA.vm_ops) != 0:
         return -Errno.EINVAL, vma
+    else:
+        madvise_reclaim(cpu, vma, start, end, advice)
     return 0, vma
 
 
 @kernel
 def madvise_willneed(cpu: int, vma: int, start: int, end: int) -> None:
-    """Read what [start, end), part of `vma`, maps of a file; other memory has nothing to read."""
-    if load(vma + VMA.vm_ops) == FileOps.GENERIC:
+    """Read what [start, end), part of `vma`, maps of a file or, anonymous, has swapped out."""
+    if load(vma + VMA.vm_ops) == 0:
+        madvise_reclaim(cpu, vma, start, end, Madv.WILLNEED)
+    elif load(vma + VMA.vm_ops) == FileOps.GENERIC:
         mapping = vma_mapping(vma)
         first = linear_page_index(vma, start)
         last = first + ((end - start) >> PAGE_SHIFT)

@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING
 from spfemu.events import Event
 from spfemu.kernel import kernel, slowpath
 from spfemu.layout import CPU, MM, PAGE, PAGE_SHIFT, PAGE_SIZE, VMA, VMF
-from spfemu.mm.flags import PTE_ADDR_MASK, FaultFlag, PageKind, Pte, Vm, VmFault
+from spfemu.mm.flags import PTE_ADDR_MASK, FaultFlag, PageKind, Pg, Pte, Vm, VmFault
 from spfemu.mm.mmu_notifier import (
     mmu_notifier_invalidate_range,
     mmu_notifier_invalidate_range_end,
     mmu_notifier_invalidate_range_start,
 )
 from spfemu.mm.page_alloc import (
-    alloc_page,
-    alloc_zeroed_page,
     free_page,
     get_page,
     page_address,
     page_kind,
+    prep_new_page,
     put_page,
+    rmqueue,
     virt_to_page,
 )
 from spfemu.mm.percpu_rwsem import percpu_down_read_trylock, percpu_up_read
@@ -35,6 +35,7 @@ from spfemu.mm.pgtable import (
     alloc_pmd,
     pte_lockptr,
     pte_offset,
+    pte_present,
     set_pte,
     table_alloc,
 )
@@ -56,6 +57,9 @@ from spfemu.primitives import (
 
 if TYPE_CHECKING:  # circular, or defined by the protocol
     from spfemu.mm.file_fault import do_fault, wp_page_shared
+    from spfemu.mm.swap_fault import do_swap_page, wp_free_swap
+    from spfemu.mm.swap_state import free_swap_cache
+    from spfemu.mm.vmscan import alloc_pages_slowpath
     from spfemu.protocols.classic import pte_map_lock, pte_spinlock
 
 WRITABLE = int(Pte.RW | Pte.DIRTY | Pte.ACCESSED)
@@ -104,6 +108,8 @@ def handle_pte_fault(cpu: int, vmf: int) -> int:
         if load(load(vmf + VMF.vma) + VMA.vm_ops) != 0:
             return do_fault(cpu, vmf)
         return do_anonymous_page(cpu, vmf)
+    if pte_present(load(vmf + VMF.orig_pte)) == 0:
+        return do_swap_page(cpu, vmf)
     if load(vmf + VMF.flags) & SPECULATIVE:
         count_vm_event(cpu, Event.SPF_ATTEMPT_PTE)
     if pte_spinlock(cpu, vmf) == 0:
@@ -154,9 +160,10 @@ def do_anonymous_write(cpu: int, vmf: int) -> int:
     if result != 0:
         return result
     vma = load(vmf + VMF.vma)
-    page = alloc_zeroed_page(cpu, PageKind.ANON)
+    page = vmf_alloc_page(cpu, vmf)
     if page == 0:
-        return VmFault.OOM
+        return vmf_no_page(cpu, vmf)
+    clear_page(page_address(cpu, page))
     if pte_map_lock(cpu, vmf) == 0:
         put_new_page(cpu, page)
         return VmFault.RETRY
@@ -229,7 +236,7 @@ def do_wp_page(cpu: int, vmf: int) -> int:
     if page_kind(page) == PageKind.FILE:
         if load(load(vmf + VMF.vma) + VMA.vm_flags) & Vm.SHARED:
             return wp_page_shared(cpu, vmf, page)
-    elif wp_can_reuse(page):
+    elif wp_not_in_swap(cpu, page) and wp_can_reuse(page):
         set_pte(load(vmf + VMF.pte), entry | WRITABLE)
         count_vm_event(cpu, Event.WP_REUSE)
         spin_unlock(load(vmf + VMF.ptl))
@@ -255,6 +262,14 @@ def flush_tlb_pending(cpu: int) -> None:
 
 
 @kernel
+def wp_not_in_swap(cpu: int, page: int) -> int:
+    """Tell whether a page has no copy in the swap area, or lost it just now."""
+    if load(page + PAGE.flags) & Pg.SWAPCACHE:
+        return wp_free_swap(cpu, page)
+    return 1
+
+
+@kernel
 def wp_can_reuse(page: int) -> int:
     """Tell whether a private page may be written in place: nobody else refers to it.
 
@@ -273,9 +288,9 @@ def wp_page_copy(cpu: int, vmf: int, old: int) -> int:
     result = vmf_anon_vma_prepare(cpu, vmf)
     if result != 0:
         return result
-    page = alloc_page(cpu, PageKind.ANON)
+    page = vmf_alloc_page(cpu, vmf)
     if page == 0:
-        return VmFault.OOM
+        return vmf_no_page(cpu, vmf)
     if old == 0:
         clear_page(page_address(cpu, page))
     else:
@@ -329,8 +344,38 @@ def wp_page_map_copy(cpu: int, vmf: int, old: int, page: int) -> int:
         page_remove_rmap(old)
     spin_unlock(load(vmf + VMF.ptl))
     if old != 0:
+        free_swap_cache(cpu, old)
         put_page(cpu, old)
     return 0
+
+
+@kernel
+def vmf_alloc_page(cpu: int, vmf: int) -> int:
+    """Take a frame for an anonymous page; 0 if there is none, for a speculative fault at hand."""
+    page = rmqueue(cpu)
+    if page == 0:
+        page = vmf_alloc_slowpath(cpu, vmf)
+        if page == 0:
+            return 0
+    prep_new_page(page, PageKind.ANON)
+    return page
+
+
+@slowpath
+def vmf_alloc_slowpath(cpu: int, vmf: int) -> int:
+    """Reclaim memory for a fault that may; returns a frame or 0."""
+    if load(vmf + VMF.flags) & SPECULATIVE:
+        return 0
+    return alloc_pages_slowpath(cpu)
+
+
+@slowpath
+def vmf_no_page(cpu: int, vmf: int) -> int:
+    """Return the VM_FAULT_* bits of a fault without memory: a speculative one does not decide."""
+    if load(vmf + VMF.flags) & SPECULATIVE:
+        count_vm_event(cpu, Event.SPF_ABORT_RECLAIM)
+        return VmFault.RETRY
+    return VmFault.OOM
 
 
 @kernel

@@ -17,7 +17,6 @@ from spfemu.mm.limits import can_do_mlock, may_expand_vm, mlock_error, vm_stat_a
 from spfemu.mm.map_type import anon_map_flags, file_map_flags
 from spfemu.mm.mmap_lock import mmap_write_downgrade
 from spfemu.mm.rbtree import rb_subtree_gap, vma_compute_gap
-from spfemu.mm.rmap import unlink_anon_vmas
 from spfemu.mm.versions import (
     BRK_NEEDS_A_MAPPING,
     MMAP_ALIGNS_TO_PMD,
@@ -469,7 +468,6 @@ def remove_vma_list(cpu: int, mm: int, vma: int) -> None:
     while vma != 0:
         following = load(vma + VMA.vm_next)
         vm_stat_account(mm, load(vma + VMA.vm_flags), -vma_pages(vma))
-        unlink_anon_vmas(cpu, vma)
         vm_area_free(cpu, vma)
         vma = following
 

@@ -58,6 +58,7 @@ from spfemu.mm.vma import (
 )
 from spfemu.mm.vma_modify import vm_flags_reset
 from spfemu.mm.vma_write import vm_write_begin, vm_write_end, vma_mark_attached, vma_start_write
+from spfemu.mm.vmscan import memalloc_noreclaim_restore, memalloc_noreclaim_save
 from spfemu.mm.vmstat import count_vm_event, count_vm_events
 from spfemu.mm.zap import pmd_addr_end
 from spfemu.primitives import load, read_once, store, xchg
@@ -427,6 +428,8 @@ def move_page_tables(cpu: int, vma: int, old_addr: int, new_addr: int, length: i
     anon_vma = load(vma + VMA.anon_vma)
     done = 0
     mmu_notifier_invalidate_range_start(cpu, mm, old_addr, old_addr + length)
+    # reclaim would want the same locks
+    memalloc_noreclaim_save(cpu)
     vma_i_mmap_lock(cpu, vma)
     if anon_vma != 0:
         anon_vma_lock(cpu, anon_vma)
@@ -454,6 +457,7 @@ def move_page_tables(cpu: int, vma: int, old_addr: int, new_addr: int, length: i
     if anon_vma != 0:
         anon_vma_unlock(anon_vma)
     vma_i_mmap_unlock(cpu, vma)
+    memalloc_noreclaim_restore(cpu)
     mmu_notifier_invalidate_range_end(cpu, mm, old_addr, old_addr + length)
     return done
 

@@ -7,6 +7,8 @@ Differs from the buddy allocator in that only single frames exist, and in that a
 of memory although other CPUs still hold up to two lists each.
 """
 
+from typing import TYPE_CHECKING
+
 from spfemu.events import Event
 from spfemu.kernel import kernel, slowpath
 from spfemu.layout import CPU, PAGE, PAGE_SHIFT, SYSTEM
@@ -22,6 +24,9 @@ from spfemu.primitives import (
     smp_load_acquire,
     store,
 )
+
+if TYPE_CHECKING:  # the engines resolve calls by name: importing these would be circular
+    from spfemu.mm.vmscan import alloc_pages_slowpath, wakeup_kswapd
 
 PCP_BATCH = 63
 """Frames that move between a CPU's list and the pool at once (Linux: pcp->batch)."""
@@ -49,11 +54,8 @@ def page_kind(page: int) -> int:
 
 
 @kernel
-def alloc_page(cpu: int, kind: int) -> int:
-    """Take a frame with one reference; returns its PAGE, or 0 when there is none.
-
-    The contents are what the last user left.
-    """
+def rmqueue(cpu: int) -> int:
+    """Take a free frame off this CPU's list, refilled if need be; returns its PAGE, or 0."""
     page = load(cpu + CPU.pcp_list)
     if page == 0:
         page = rmqueue_bulk(cpu)
@@ -61,8 +63,28 @@ def alloc_page(cpu: int, kind: int) -> int:
             return 0
     store(cpu + CPU.pcp_list, load(page + PAGE.lru))
     store(cpu + CPU.pcp_count, load(cpu + CPU.pcp_count) - 1)
+    return page
+
+
+@kernel
+def prep_new_page(page: int, kind: int) -> None:
+    """Make a frame that was taken off the list one of `kind`, with one reference."""
     store(page + PAGE.flags, kind)
     store(page + PAGE.refcount, 1)
+
+
+@kernel
+def alloc_page(cpu: int, kind: int) -> int:
+    """Take a frame with one reference; returns its PAGE, or 0 when there is none.
+
+    The contents are what the last user left.  May reclaim memory, so not under a spinlock.
+    """
+    page = rmqueue(cpu)
+    if page == 0:
+        page = alloc_pages_slowpath(cpu)
+        if page == 0:
+            return 0
+    prep_new_page(page, kind)
     return page
 
 
@@ -94,18 +116,56 @@ def rmqueue_bulk(cpu: int) -> int:
         store(system + SYSTEM.zone_chains, load(page + PAGE.private))
         count = PCP_BATCH
     else:
-        # what is left over when the frames do not divide into whole chains
-        page = load(system + SYSTEM.zone_list)
-        store(system + SYSTEM.zone_list, 0)
-        rest = page
-        while rest != 0:
-            count += 1
-            rest = load(rest + PAGE.lru)
+        page, count = take_single_pages(system)
     store(system + SYSTEM.zone_free, load(system + SYSTEM.zone_free) - count)
+    low = load(system + SYSTEM.zone_free) < load(system + SYSTEM.wmark_low)
     spin_unlock(system + SYSTEM.zone_lock)
+    if low:
+        wakeup_kswapd(cpu)
     store(cpu + CPU.pcp_list, page)
     store(cpu + CPU.pcp_count, count)
     return page
+
+
+@kernel
+def take_single_pages(system: int) -> tuple[int, int]:
+    """Take up to PCP_BATCH of the pool's frames that are in no chain: (their list, how many)."""
+    first = load(system + SYSTEM.zone_list)
+    count = 0
+    last = 0
+    page = first
+    while page != 0 and count < PCP_BATCH:
+        last = page
+        page = load(page + PAGE.lru)
+        count += 1
+    if last != 0:
+        store(last + PAGE.lru, 0)
+    store(system + SYSTEM.zone_list, page)
+    return first, count
+
+
+@slowpath
+def drain_local_pages(cpu: int) -> None:
+    """Give what is on this CPU's lists to the pool: the full one as a chain, others one by one."""
+    system = load(cpu + CPU.system)
+    page = load(cpu + CPU.pcp_list)
+    chain = load(cpu + CPU.pcp_spare)
+    drained = load(cpu + CPU.pcp_count) + load(cpu + CPU.pcp_spare_count)
+    spin_lock(cpu, system + SYSTEM.zone_lock)
+    while page != 0:
+        following = load(page + PAGE.lru)
+        store(page + PAGE.lru, load(system + SYSTEM.zone_list))
+        store(system + SYSTEM.zone_list, page)
+        page = following
+    if chain != 0:
+        store(chain + PAGE.private, load(system + SYSTEM.zone_chains))
+        store(system + SYSTEM.zone_chains, chain)
+    store(system + SYSTEM.zone_free, load(system + SYSTEM.zone_free) + drained)
+    spin_unlock(system + SYSTEM.zone_lock)
+    store(cpu + CPU.pcp_list, 0)
+    store(cpu + CPU.pcp_count, 0)
+    store(cpu + CPU.pcp_spare, 0)
+    store(cpu + CPU.pcp_spare_count, 0)
 
 
 @kernel

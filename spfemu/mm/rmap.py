@@ -256,6 +256,14 @@ def unlink_anon_vmas(cpu: int, vma: int) -> None:
 
 
 @kernel
+def unlink_anon_vma_list(cpu: int, vma: int) -> None:
+    """Drop those of all VMAs of a list linked by vm_next."""
+    while vma != 0:
+        unlink_anon_vmas(cpu, vma)
+        vma = load(vma + VMA.vm_next)
+
+
+@kernel
 def unlink_anon_vma_chains(cpu: int, vma: int, avc: int) -> None:
     """Unlink the chains of `vma` from `avc` on, its first; free what is in no use any more.
 

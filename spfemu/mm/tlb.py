@@ -15,6 +15,7 @@ from spfemu.mm.irq import cpu_is_running, local_flush_tlb, send_ipi, wait_for_ip
 from spfemu.mm.page_alloc import put_page
 from spfemu.mm.pgtable import free_table_now
 from spfemu.mm.rcu import call_rcu
+from spfemu.mm.swap_state import free_swap_cache
 from spfemu.mm.vmstat import count_vm_event, count_vm_events
 from spfemu.primitives import (
     atomic_fetch_add,
@@ -151,7 +152,9 @@ def tlb_batch_free(cpu: int, gather: int) -> None:
         put_page(cpu, page)
         page = following
     for i in range(load(gather + GATHER.nr_shared)):
-        put_page(cpu, load(gather + GATHER.shared + i * WORD))
+        page = load(gather + GATHER.shared + i * WORD)
+        free_swap_cache(cpu, page)
+        put_page(cpu, page)
         store(gather + GATHER.shared + i * WORD, 0)
     count_vm_events(cpu, Event.PAGES_ZAPPED, load(gather + GATHER.nr_pages))
     tables = load(gather + GATHER.nr_tables)

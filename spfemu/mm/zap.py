@@ -47,8 +47,11 @@ from spfemu.mm.pgtable import (
     pud_offset,
     set_pte,
 )
+from spfemu.mm.rmap import unlink_anon_vma_list
 from spfemu.mm.rss import add_mm_file_rss, add_mm_rss, sync_mm_rss
 from spfemu.mm.spinlock import spin_lock, spin_unlock
+from spfemu.mm.swap_state import free_swap_and_cache
+from spfemu.mm.swapops import is_swap_pte, pte_to_swp_entry
 from spfemu.mm.tlb import (
     flush_tlb_mm,
     tlb_finish_mmu,
@@ -58,7 +61,15 @@ from spfemu.mm.tlb import (
     tlb_remove_table,
 )
 from spfemu.mm.versions import MPROTECT_MAKES_WRITABLE
-from spfemu.primitives import atomic_fetch_add, load, read_once, store, write_once, xchg
+from spfemu.primitives import (
+    atomic_fetch_add,
+    atomic_fetch_add_relaxed,
+    load,
+    read_once,
+    store,
+    write_once,
+    xchg,
+)
 
 
 class MmCp(IntFlag):
@@ -96,7 +107,8 @@ def unmap_region(cpu: int, mm: int, vma: int, prev_end: int, next_start: int) ->
         unmap_page_range(cpu, mm, load(vma + VMA.vm_start), end)
         mmu_notifier_invalidate_range_end(cpu, mm, load(vma + VMA.vm_start), end)
         vma = load(vma + VMA.vm_next)
-    # who takes pages away from a file must not walk tables that are being freed
+    # who comes from a page or a file must not walk tables that are being freed
+    unlink_anon_vma_list(cpu, first)
     unlink_file_vmas(cpu, first)
     free_pgtables(cpu, mm, start, end, prev_end, next_start)
     tlb_finish_mmu(cpu)
@@ -178,6 +190,8 @@ def zap_ptes(cpu: int, ptl: int, pte: int, last: int) -> int:
                         zap_file_page(cpu, load(gather + GATHER.mm), page, entry)
                     page_remove_rmap(page)
                     full = tlb_remove_page(cpu, page)
+            else:
+                zap_swap_pte(cpu, load(gather + GATHER.mm), entry)
         pte += WORD
     spin_unlock(ptl)
     add_mm_rss(cpu, load(gather + GATHER.mm), -removed)
@@ -198,6 +212,14 @@ def zap_file_page(cpu: int, mm: int, page: int, entry: int) -> None:
     if entry & Pte.DIRTY:
         set_page_dirty(page)
     add_mm_file_rss(cpu, mm, page, -1)
+
+
+@kernel
+def zap_swap_pte(cpu: int, mm: int, entry: int) -> None:
+    """Drop what a pte that maps nothing held; the page-table lock is held."""
+    if is_swap_pte(entry):
+        atomic_fetch_add_relaxed(mm + MM.swap_ents, -1)
+        free_swap_and_cache(cpu, pte_to_swp_entry(entry))
 
 
 @kernel
@@ -287,7 +309,7 @@ def change_protection(cpu: int, vma: int, start: int, end: int, cp_flags: int) -
 
 @kernel
 def change_entry(entry: int, cp_flags: int) -> int:
-    """Return a present entry as MM_CP_* flags want it.
+    """Return an entry that maps a page, or a swap entry, as MM_CP_* flags want it.
 
     When userfaultfd's protection ends, the write fault that follows gives the right to write.
     """
@@ -337,6 +359,8 @@ def change_pte_range(
                     entry = entry | writable
             set_pte(pte, entry)
             changed += 1
+        elif cp_flags != 0 and is_swap_pte(read_once(pte)):
+            set_pte(pte, change_entry(read_once(pte), cp_flags))
         pte += WORD
     spin_unlock(ptl)
     return changed

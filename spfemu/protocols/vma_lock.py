@@ -13,7 +13,7 @@ release.
 
 from spfemu.events import Event
 from spfemu.kernel import kernel
-from spfemu.layout import CPU, MM, RWSEM, VMA, WORD
+from spfemu.layout import CPU, MM, RWSEM, VMA, VMF, WORD
 from spfemu.mm.fault import do_locked_fault
 from spfemu.mm.flags import VM_UFFD_FLAGS, FaultFlag, VmFault
 from spfemu.mm.memory import access_error, handle_mm_fault, pte_map_lock_nonspec
@@ -133,6 +133,12 @@ def pte_map_lock(cpu: int, vmf: int) -> int:
 def pte_spinlock(cpu: int, vmf: int) -> int:
     """Take the page-table lock before changing a present pte; returns 1 (it cannot fail)."""
     return pte_map_lock_nonspec(cpu, vmf)
+
+
+@kernel
+def swap_fault_allowed(cpu: int, vmf: int) -> int:
+    """Tell whether the fault may handle a swapped page: not under the VMA's lock (until 6.6)."""
+    return (load(vmf + VMF.flags) & FaultFlag.VMA_LOCK) == 0
 
 
 # Writers

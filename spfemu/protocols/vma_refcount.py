@@ -184,6 +184,12 @@ def vmf_anon_vma_prepare(cpu: int, vmf: int) -> int:
     return VmFault.OOM if error != 0 else 0
 
 
+@kernel
+def swap_fault_allowed(cpu: int, vmf: int) -> int:
+    """Tell whether the fault may handle a swapped page: it may, its lock waits with it (6.7)."""
+    return 1
+
+
 # Writers
 
 

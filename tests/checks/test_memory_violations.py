@@ -126,7 +126,7 @@ def entry_protnone_in_accessible(good: GoodSegment) -> None:
 
 @corruptions.reports("^mm 0: the pte of 0x10805000 .* is neither present nor PROT_NONE, or both$")
 def entry_not_present(good: GoodSegment) -> None:
-    good.segment.words[_entry(good, 8, 5)] &= ~int(Pte.PRESENT)
+    good.segment.words[_entry(good, 8, 5)] &= ~int(Pte.PRESENT | Pte.USER)
 
 
 @corruptions.reports(r"^mm 0: the pte of 0x10203000 .* is writable in VMA \[.* r-- at")
