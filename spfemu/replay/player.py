@@ -169,9 +169,6 @@ class Player:
             # it is the file that does not allow it, and of files only the names are known
             self.outcome.skipped["mmap of a file that failed"] += 1
             return
-        if call.call is Call.MSYNC:
-            self.outcome.skipped["msync"] += 1
-            return
         self.outcome.calls[name] += 1
         result = self._perform(thread, call)
         if result < 0:

@@ -37,7 +37,7 @@ ENTRY_POINTS = (
     *("mm_alloc", "mmget", "mmput", "sys_fork"),
     *("sys_mmap", "sys_mmap_file", "sys_munmap", "sys_mprotect", "sys_mremap", "sys_brk"),
     *("sys_madvise", "sys_mlock", "sys_mlock2", "sys_munlock", "sys_mlockall", "sys_munlockall"),
-    *("sys_mincore", "sys_create", "sys_close"),
+    *("sys_msync", "sys_mincore", "sys_create", "sys_close"),
     *("place_mapping", "choose_address", "touch_pages"),
 )
 FRAMES_SHARE = 0.5

@@ -15,8 +15,9 @@ from spfemu.trace.strace import Clone, Event, Exec, Exit, Maps
 
 TOUCHES = ("none", "all", "once")
 ACCESSIBLE = int(Prot.READ | Prot.WRITE)
-TABLES_OF_A_RANGE = 4
-"""Page tables that a range needs beside one for each 512 pages."""
+SLACK_OF_A_RANGE = 4 + 2 * 16
+"""Frames of a range beside its pages and one for each 512: upper page tables, and what reading a
+page of a file brings along."""
 SPARE_FRAMES = 512
 """Frames on a CPU's own lists, and those that wait for a grace period."""
 SPARE_VMAS = 512
@@ -92,7 +93,8 @@ class _Scan:
         image = self._image(maps.pid)
         for mapping in maps.mappings:
             image.vmas += 1
-            self._pages(image, mapping.end - mapping.start, mapping.prot)
+            for _ in range(2 if mapping.is_file else 1):
+                self._pages(image, mapping.end - mapping.start, mapping.prot)
             self.sizes.paths.add(mapping.name)
 
     def _image(self, pid: int) -> _Image:
@@ -123,6 +125,8 @@ class _Scan:
             populated = bool(arguments[3] & (Map.POPULATE | Map.LOCKED))
             self._pages(image, arguments[1], prot, populated=populated)
             if call.path is not None:
+                # the file's own page beside a private copy
+                self._pages(image, arguments[1], prot, populated=populated)
                 self.sizes.paths.add(call.path)
             elif arguments[3] & Map.SHARED:
                 self.sizes.shared_mappings += 1
@@ -142,7 +146,7 @@ class _Scan:
         if not prot & ACCESSIBLE or (self.touch == "none" and not populated):
             return
         pages = -(-length // PAGE_SIZE) if populated or self.touch == "all" else 1
-        image.frames += pages + pages // 512 + TABLES_OF_A_RANGE
+        image.frames += pages + pages // 512 + SLACK_OF_A_RANGE
 
     def _peak(self) -> None:
         sizes = self.sizes

@@ -15,7 +15,7 @@ from spfemu.replay.encoding import ENTRY_WORDS, Step
 from spfemu.replay.machine import STACK, initial_flags, is_special
 from spfemu.replay.player import NOT_EMULATED
 from spfemu.replay.run import open_trace
-from spfemu.replay.size import SPLITS, TABLES_OF_A_RANGE
+from spfemu.replay.size import SLACK_OF_A_RANGE, SPLITS
 from spfemu.segment import Segment
 from spfemu.trace.calls import Call, MemoryCall
 from spfemu.trace.order import in_order
@@ -70,7 +70,7 @@ class Table:
         frames = vmas = 0
         for entry in (e for thread in self.threads for e in thread):
             if entry[0] in _TOUCHING:
-                frames += pages + TABLES_OF_A_RANGE
+                frames += (2 if entry[6] else 1) * pages + SLACK_OF_A_RANGE
             vmas += SPLITS
         vmas = min(vmas, DEFAULT_MAP_COUNT)
         files = self.paths + self.shared + 1
@@ -216,8 +216,7 @@ class _Builder:
 
     def _call(self, image: _Image, call: MemoryCall) -> None:
         """Add one call, unless it failed or is no call that workers make."""
-        failed = call.result is not None and call.result < 0
-        if failed or call.call is Call.MSYNC:
+        if call.result is not None and call.result < 0:
             return
         image.calls += 1
         arguments = list(call.arguments)

@@ -9,6 +9,7 @@ step: calls of different threads overlap as they may, and one that fails for it 
 
 from spfemu.kernel import kernel
 from spfemu.layout import CPU, MM, PAGE_SHIFT, SYSTEM, WORD
+from spfemu.mm.file_calls import sys_msync
 from spfemu.mm.file_table import sys_create
 from spfemu.mm.flags import FileOps, Prot
 from spfemu.mm.fork import mmput, sys_fork
@@ -196,6 +197,8 @@ def make_rare_call(cpu: int, entry: int, kind: int) -> None:
         sys_mlockall(cpu, start)
     elif kind == Call.MUNLOCKALL:
         sys_munlockall(cpu)
+    elif kind == Call.MSYNC:
+        sys_msync(cpu, start, length, load(entry + Word.C))
     else:
         sys_mincore(cpu, start, length, 0)
 

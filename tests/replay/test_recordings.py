@@ -58,6 +58,7 @@ def test_the_final_maps_are_the_recorded_ones(name, touch):
 
     check(outcome, name)
     assert outcome.calls["mmap"] > 20
+    assert outcome.touch_failed == 0
     assert outcome.events["PGFAULT"] >= (outcome.calls["mmap"] if touch != "none" else 0)
 
 

@@ -148,6 +148,7 @@ def test_forks_and_all_calls_run(read):
         "1 munlock(0x10000, 4096) = 0",
         "1 mlockall(MCL_FUTURE) = 0",
         "1 munlockall() = 0",
+        "1 msync(0x10000, 4096, MS_SYNC) = 0",
         "1 mincore(0x10000, 4096, [1]) = 0",
         "1 madvise(0x10000, 4096, MADV_DONTNEED) = 0",
         "1 mprotect(0x10000, 4096, PROT_READ) = 0",
