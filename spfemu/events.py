@@ -130,6 +130,14 @@ class Event(IntEnum):
     SWAP_CACHE_HIT = 180  # own: swapped pages found in memory
     SWAP_FULL = 181  # own: pages that found no slot
     SWAP_RA = 182  # pages read ahead
+
+    THP_COLLAPSE_ALLOC = 200
+    THP_COLLAPSE_ALLOC_FAILED = 201
+    THP_SPLIT_PMD = 202
+    THP_COLLAPSE = 203  # own: ranges whose ptes became one entry
+    THP_COLLAPSE_FAILED = 204  # own: collapses that were given up
+    KHUGEPAGED_SCAN = 205  # own: ranges looked at
+
     MMU_NOTIFIER_REGISTER = 210  # own: subscribers registered
     MMU_NOTIFIER_INVALIDATE = 211  # own: invalidations that a subscriber was told of
     MMU_NOTIFIER_FAULT = 212  # own: pages looked up for a subscriber

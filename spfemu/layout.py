@@ -311,7 +311,8 @@ class PAGE(Struct, size=64):
     refcount = word("references; 0 = free", lock="atomic")
     mapcount = word("ptes that map the frame", lock="atomic, page-table lock")
     mapping = word(
-        "anonymous: ANON_VMA plus 1; of a file: the ADDRESS_SPACE, 0 once it has left the cache",
+        "anonymous: ANON_VMA plus 1; of a file: the ADDRESS_SPACE, 0 once it has left the cache; "
+        "page table of pmds: the first deposited table",
         lock="page-table lock; of a file: xa_lock and the page lock",
     )
     index = word("linear page offset in its mapping", lock="page-table lock")
@@ -336,6 +337,13 @@ class ANON_VMA(Struct, pad_to_line=True):
     head = word("first chain or 0", lock="lock")
     degree = word("VMAs that point here plus ANON_VMAs whose parent this is", lock="lock")
     parent = word("ANON_VMA of the VMA that was forked, or 0", lock="owner")
+
+
+class HUGE_PAGE(Struct, pad_to_line=True):
+    """A huge frame: 512 frames in a row, which are freed one by one and used again together."""
+
+    live = word("frames of it that are in use", lock="atomic")
+    next = word("next free huge frame or 0", lock="huge_lock")
 
 
 class MMU_NOTIFIER(Struct, pad_to_line=True):
@@ -554,6 +562,9 @@ class SYSTEM(Struct, pad_to_line=True):
     notifiers = word("address of the MMU_NOTIFIER slab")
     nr_notifiers = word("its slots")
     nr_trace_words = word("words of the area `trace`")
+    huge_pages = word("address of the first HUGE_PAGE")
+    nr_huge = word("huge frames: the last of all frames")
+    huge_vmemmap = word("address of the PAGE of the first frame of the first huge frame")
     vmemmap = word("address of the PAGE of frame 0")
     frames = word("address of frame 0")
     nr_swap = word("swap slots")
@@ -591,6 +602,10 @@ class SYSTEM(Struct, pad_to_line=True):
     mapping_free = word("list of free ADDRESS_SPACE slots", lock="files_lock")
     mm_slots_lock = word("spinlock over free mms", lock="atomic", line=True)
     mm_free = word("list of free mms", lock="mm_slots_lock")
+    huge_lock = word("spinlock over free huge frames", lock="atomic", line=True)
+    huge_free = word("list of free huge frames", lock="huge_lock")
+    khugepaged_mm = word("index of the mm at which khugepaged is", lock="owner", line=True)
+    khugepaged_address = word("where it goes on there [bytes]", lock="owner")
     notifier_slab_lock = word("spinlock over free MMU_NOTIFIERs", lock="atomic", line=True)
     notifier_free = word("list of free slots", lock="notifier_slab_lock")
     mm_all_locks = embed(RWSEM, "mutex of who takes all rmap locks of an mm", line=True)

@@ -113,6 +113,8 @@ class Result(Record, frozen=True, kw_only=True):
     """Cache line of mmap_seq: shared (with mmap_lock) or own; null on the host."""
     lookup: str | None = None
     """How VMAs are looked up: walk or latch; null on the host."""
+    khugepaged: bool = False
+    """Whether a kernel thread made huge pages meanwhile."""
     size_bytes: int
     """Size of an area."""
     areas: int

@@ -29,6 +29,7 @@ from spfemu.layout import (
     CPU,
     FILE,
     HISTOGRAM,
+    HUGE_PAGE,
     MAGIC,
     MM,
     MMU_NOTIFIER,
@@ -45,7 +46,15 @@ from spfemu.layout import (
     Struct,
     layout_hash,
 )
-from spfemu.mm.flags import MMAP_MIN_ADDR, RLIM_INFINITY, TASK_SIZE, PageKind
+from spfemu.mm.flags import (
+    HPAGE_PMD_NR,
+    MMAP_MIN_ADDR,
+    PMD_SIZE,
+    RLIM_INFINITY,
+    TASK_SIZE,
+    PageKind,
+    Pg,
+)
 from spfemu.mm.irq import TLB_GENERATION
 from spfemu.mm.page_alloc import PCP_BATCH
 from spfemu.mm.swapfile import SWAPFILE_CLUSTER
@@ -89,6 +98,7 @@ class Geometry:
     `nr_trace_words` hold the calls of the workload `trace`.
     `nr_swap` are slots of the swap area; without any, nothing but what MADV_FREE gave up is ever
     reclaimed.
+    `nr_huge` huge frames are the last of `nr_frames`, 512 of them each.
     """
 
     nr_cpus: int = 1
@@ -103,6 +113,7 @@ class Geometry:
     nr_uffds: int = 8
     nr_trace_words: int = 0
     nr_swap: int = 0
+    nr_huge: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.nr_cpus <= NR_CPUS_MAX:
@@ -111,6 +122,13 @@ class Geometry:
             raise UsageError(f"{self.nr_cpus} CPUs can run 1 to {self.nr_cpus} mms")
         if self.nr_frames < 16 + self.nr_mms:
             raise UsageError(f"a segment needs {16 + self.nr_mms} frames or more")
+        if self.nr_small < 16 + self.nr_mms:
+            raise UsageError(f"{self.nr_frames} frames have no room for {self.nr_huge} huge ones")
+
+    @property
+    def nr_small(self) -> int:
+        """Frames that are handed out one by one."""
+        return self.nr_frames - self.nr_huge * HPAGE_PMD_NR
 
     def areas(self) -> dict[str, tuple[int, int]]:
         """Return (offset, size) in bytes of each area, in order."""
@@ -133,10 +151,14 @@ class Geometry:
             ("swap_slots", SWAP_SLOT.SIZE * self.nr_swap, 128),
             ("swap_clusters", SWAP_CLUSTER.SIZE * self.nr_swap_clusters, 128),
             ("vmemmap", PAGE.SIZE * self.nr_frames, 128),
+            ("huge_pages", HUGE_PAGE.SIZE * self.nr_huge, 128),
             ("frames", PAGE_SIZE * self.nr_frames, PAGE_SIZE),
             ("swap_area", PAGE_SIZE * self.nr_swap, PAGE_SIZE),
         ):
             offset = -(-offset // alignment) * alignment
+            if name == "frames" and self.nr_huge:
+                # so that the huge frames, behind the others, are aligned to their size
+                offset += -(offset + self.nr_small * PAGE_SIZE) % PMD_SIZE
             areas[name] = (offset, size)
             offset += size
         return areas
@@ -157,8 +179,8 @@ class Segment:
     """One mapped segment with NumPy views of its structs.
 
     `system`, `cpus`, `mms`, `histograms`, `anon_vmas`, `avcs`, `files`, `mappings`, `notifiers`,
-    `vmas`, `uffds`, `swap_slots`, `swap_clusters`, `pages` are structured arrays, `words` is all of
-    it as int64; all are live views.  The mapping goes with the last view.
+    `vmas`, `uffds`, `swap_slots`, `swap_clusters`, `pages`, `huge_pages` are structured arrays,
+    `words` is all of it as int64; all are live views.  The mapping goes with the last view.
     """
 
     def __init__(self, fd: int, base: int, geometry: Geometry) -> None:
@@ -179,6 +201,7 @@ class Segment:
         self.avcs = self._view("avcs", ANON_VMA_CHAIN, geometry.nr_avcs)
         self.files = self._view("files", FILE, geometry.nr_files)
         self.mappings = self._view("mappings", ADDRESS_SPACE, geometry.nr_files)
+        self.huge_pages = self._view("huge_pages", HUGE_PAGE, geometry.nr_huge)
         self.notifiers = self._view("notifiers", MMU_NOTIFIER, geometry.nr_notifiers)
         self.vmas = self._view("vmas", VMA, geometry.nr_vmas)
         self.uffds = self._view("uffds", USERFAULTFD_CTX, geometry.nr_uffds)
@@ -332,11 +355,11 @@ class Segment:
         frames_word = (self.address["frames"] - self.base) // WORD
         self.words[frames_word : frames_word + first * PAGE_SIZE // WORD] = 0
         vmemmap = self.address["vmemmap"]
-        free = np.arange(first, g.nr_frames, dtype=np.int64)
+        free = np.arange(first, g.nr_small, dtype=np.int64)
         whole = len(free) // PCP_BATCH * PCP_BATCH
         links = vmemmap + (free + 1) * PAGE.SIZE
-        pages["lru"][first:] = links
-        pages["lru"][-1] = 0
+        pages["lru"][first : g.nr_small] = links
+        pages["lru"][g.nr_small - 1] = 0
         heads = free[:whole:PCP_BATCH]
         if len(heads):
             pages["lru"][heads + PCP_BATCH - 1] = 0
@@ -345,6 +368,11 @@ class Segment:
         if whole < len(free):
             self.system["zone_list"] = vmemmap + int(free[whole]) * PAGE.SIZE
         self.system["zone_free"] = len(free)
+        pages["flags"][g.nr_small :] = Pg.COMPOUND
+        self.system["huge_vmemmap"] = vmemmap + g.nr_small * PAGE.SIZE
+        if g.nr_huge:
+            _chain(self.huge_pages, "next", self.address["huge_pages"], HUGE_PAGE.SIZE)
+            self.system["huge_free"] = self.address["huge_pages"]
 
     def _reset_swap(self) -> None:
         """Make all slots free, and let CPUs begin to take them far apart."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from spfemu.checks.findings import Words, walk
+from spfemu.checks.huge import claim_free_huge
 from spfemu.checks.state import State
 from spfemu.checks.swap import cached_pages, check_swap
 from spfemu.layout import PAGE_SIZE
@@ -26,7 +27,7 @@ def check_frames(state: State) -> None:
     state.frame_owners.claim(swap_only, "the swap cache")
     mapped_only = np.flatnonzero((mapped > 0) & (cached == 0))
     state.frame_owners.claim(mapped_only, "page tables that map it")
-    free = _claim_free(state)
+    free = np.concatenate([_claim_free(state), claim_free_huge(state)])
     lost = state.frame_owners.lost()
     pages = state.segment.pages
     state.findings.each(

@@ -12,7 +12,7 @@ from spfemu.mm.rwsem import RWSEM_READER_OWNED
 
 GLOBAL_LOCKS = (
     *("zone_lock", "vma_lock", "anon_vma_lock", "avc_lock", "mm_slots_lock"),
-    *("files_lock", "notifier_slab_lock", "uffd_lock"),
+    *("files_lock", "notifier_slab_lock", "uffd_lock", "huge_lock"),
 )
 
 

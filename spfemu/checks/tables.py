@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from spfemu.checks.anon_vmas import inherited
 from spfemu.checks.findings import Words
+from spfemu.checks.huge import check_huge_entries, claim_deposited
 from spfemu.checks.state import Mappings, State
 from spfemu.checks.swap import is_swap_pte
 from spfemu.layout import PAGE_SHIFT, WORD
@@ -55,9 +56,14 @@ def check_tables(state: State, mm: int) -> None:
     tables = state.frame_owners.claim([pgd], f"the page table (pgd) of mm {mm}")
     bases = np.zeros(len(tables), np.int64)
     count = len(tables)
+    huge = np.zeros(0, np.int64), np.zeros(0, np.int64)
     for level, shift in LEVELS:
         if level == "pmd":
-            state.pmds[mm] = Mappings.sort(*_entries(state, tables, bases, shift))
+            pmds = _entries(state, tables, bases, shift)
+            state.pmds[mm] = Mappings.sort(*pmds)
+            huge = check_huge_entries(state, mm, *pmds)
+            starts = pmds[0][pmds[1] & Pte.PSE != 0]
+            count += claim_deposited(state, mm, tables, starts, bases)
         tables, bases = _next_level(state, mm, level, shift, tables, bases)
         count += len(tables)
     found = int(state.segment.mms["pgtables"][mm])
@@ -66,7 +72,9 @@ def check_tables(state: State, mm: int) -> None:
     addresses, entries = _entries(state, tables, bases, PAGE_SHIFT)
     swap = is_swap_pte(entries)
     state.swapped[mm] = Mappings.sort(addresses[swap], entries[swap])
-    state.mappings[mm] = Mappings.sort(addresses[~swap], entries[~swap])
+    state.mappings[mm] = Mappings.sort(
+        np.concatenate([addresses[~swap], huge[0]]), np.concatenate([entries[~swap], huge[1]])
+    )
 
 
 def _entries(state: State, tables: Words, bases: Words, shift: int) -> tuple[Words, Words]:
@@ -84,6 +92,9 @@ def _next_level(
 ) -> tuple[Words, Words]:
     """Tables that the entries of `tables` name, with the lowest address of each."""
     addresses, entries = _entries(state, tables, bases, shift)
+    if level == "pmd":
+        table = entries & Pte.PSE == 0
+        addresses, entries = addresses[table], entries[table]
     frames = state.frame_slots.indexes(entries & PTE_ADDR_MASK)
     bad = (frames < 0) | (entries & ~PTE_ADDR_MASK != TABLE_BITS)
     state.findings.each(

@@ -74,6 +74,11 @@ _SHARED = (
         help="One tree of VMAs, walked while it changes, or a latched pair of copies.",
     ),
     click.option(
+        "--khugepaged",
+        is_flag=True,
+        help="A kernel thread that makes huge pages of the workers' memory.",
+    ),
+    click.option(
         "--fault-overhead",
         type=types.Overhead(),
         default=0.0,
@@ -142,6 +147,7 @@ def plan_arguments(given: dict[str, Any]) -> dict[str, Any]:
         "table_free": given["table_free"],
         "seq_line": given["seq_line"],
         "lookup": given["lookup"],
+        "khugepaged": given["khugepaged"],
         "overrides": given["overrides"],
         "huge_pages": given["thp"],
         "seed": given["seed"],

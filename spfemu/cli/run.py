@@ -21,6 +21,7 @@ ONLY_EMULATOR = (
     "table_free",
     "seq_line",
     "lookup",
+    "khugepaged",
     "fault_overhead",
     "overrides",
 )

@@ -8,11 +8,11 @@ from spfemu.kernel import kernel
 from spfemu.layout import CPU, MM, PAGE_SHIFT, VMA, WORD
 from spfemu.mm.flags import PTE_ADDR_MASK, Errno, Vm
 from spfemu.mm.mmap import vma_map
-from spfemu.mm.pgtable import find_pmd, pte_offset, pte_present
+from spfemu.mm.pgtable import lookup_pte, pte_present
 from spfemu.mm.sched import cond_resched
 from spfemu.mm.syscalls import sys_mincore
 from spfemu.mm.vma import VM_ACCESS_FLAGS, find_vma_links
-from spfemu.primitives import copy_page, load, read_once, store
+from spfemu.primitives import copy_page, load, store
 
 
 @kernel
@@ -82,11 +82,7 @@ def mincore_bits(cpu: int, channel: int, address: int, length: int) -> tuple[int
 @kernel
 def find_pte(channel: int, address: int) -> int:
     """Return the page-table entry of `address`, 0 if there is none."""
-    slot = find_pmd(load(channel + Channel.MM), address)
-    if slot == 0:
-        return 0
-    pmd = read_once(slot)
-    return 0 if pmd == 0 else read_once(pte_offset(pmd, address))
+    return lookup_pte(load(channel + Channel.MM), address)
 
 
 @kernel

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from spfemu.errors import UsageError
 from spfemu.layout import NR_CPUS_MAX
 from spfemu.measure import build, topology
+from spfemu.mm.flags import HPAGE_PMD_NR
 from spfemu.mm.kthread import Role
 from spfemu.mm.page_alloc import PCP_BATCH
 from spfemu.mm.rcu import RCU_QHIMARK
@@ -67,6 +68,7 @@ class Plan:
     table_free: str = "rcu"
     seq_line: str = "shared"
     lookup: str = "walk"
+    khugepaged: bool = False
     seed: int = field(default_factory=lambda: secrets.randbits(32))
     overrides: tuple[str, ...] = ()
     fault_overhead_ns: float = 0.0
@@ -197,6 +199,8 @@ class Plan:
     @property
     def kthreads(self) -> tuple[Role, ...]:
         """Kernel threads that run beside them."""
+        if self.khugepaged and self.target == "emulator":
+            return (Role.KHUGEPAGED,)
         return ()
 
     @property
@@ -238,6 +242,9 @@ class Plan:
         else:
             needs = self.trace.needs(self.parameters.pages)
         frames = needs.frames + self.nr_cpus * SLACK_FRAMES + self.nr_mms + PCP_BATCH
+        # as many huge frames as there may be pages for; the others are there as without them
+        nr_huge = frames // HPAGE_PMD_NR if self.khugepaged else 0
+        frames += nr_huge * HPAGE_PMD_NR
         waiting = min(SLACK_OPERATIONS * needs.vmas, RCU_QHIMARK)
         vmas = needs.vmas + (self.nr_cpus + 1) * (SLACK_VMAS + waiting)
         geometry = Geometry(
@@ -249,6 +256,7 @@ class Plan:
             needs.mms,
             max(needs.chains, 1),
             max(needs.files, Geometry.nr_files),
+            nr_huge=nr_huge,
             nr_uffds=max(needs.uffds, 1),
         )
         return (

@@ -366,6 +366,7 @@ def make_result(series: Series, *, overhead_from_host: bool = False) -> results.
         violations=[v for s in samples for v in s.violations],
         seq_line=plan.seq_line if emulated else None,
         lookup=plan.lookup if emulated else None,
+        khugepaged=plan.khugepaged and emulated,
         size_bytes=parameters.size,
         areas=parameters.areas,
         pages=parameters.pages,

@@ -25,6 +25,16 @@ CONFIG_LINUX_VERSION = 0x612
 merged and split, where mappings go, what mprotect saves faults.  The values that matter are named
 in mm/versions.py."""
 
+CONFIG_TRANSPARENT_HUGEPAGE_ALWAYS = 1
+"""1: khugepaged collapses anonymous memory unless it is advised not to (MADV_NOHUGEPAGE); 0: only
+where it is advised to (MADV_HUGEPAGE).  /sys/kernel/mm/transparent_hugepage/enabled."""
+
+CONFIG_KHUGEPAGED_MAX_PTES_NONE = 511
+"""Empty ptes, and such of the zero page, that khugepaged fills up in a collapse."""
+
+CONFIG_KHUGEPAGED_MAX_PTES_SHARED = 256
+"""Pages mapped more than once that khugepaged copies in a collapse."""
+
 CONFIG_DEBUG_VM = 1
 """1: vm_bug_on stops a CPU whose kernel assertion fails; measured runs are built without, as
 production kernels are."""

@@ -221,6 +221,8 @@ PTE_ADDR_MASK = ((1 << 52) - 1) & PAGE_MASK
 
 PTRS_PER_TABLE = 512
 PMD_SHIFT, PUD_SHIFT, PGDIR_SHIFT = 21, 30, 39
+HPAGE_PMD_NR = 512
+"""Frames of a huge page, the size of what a pmd entry maps."""
 PMD_SIZE, PUD_SIZE, PGDIR_SIZE = 1 << 21, 1 << 30, 1 << 39
 TASK_SIZE = (1 << 47) - PAGE_SIZE
 MMAP_MIN_ADDR = 0x10000
@@ -257,5 +259,6 @@ class Pg(IntFlag):
     SWAPCACHE = 0x100
     SWAPBACKED = 0x200
     WRITEBACK = 0x400
+    COMPOUND = 0x8000  # part of a huge frame
     WAITERS = 0x800
     LAZYFREE = 0x1000  # the contrary of PG_swapbacked: MADV_FREE gave it up

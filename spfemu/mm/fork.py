@@ -12,12 +12,22 @@ from spfemu.kernel import kernel, slowpath
 from spfemu.layout import CPU, MM, PAGE, PAGE_SHIFT, RCU_QUEUE, VMA, WORD
 from spfemu.mm.bug import Bug, vm_bug_on
 from spfemu.mm.context import switch_mm
-from spfemu.mm.flags import PTE_ADDR_MASK, PUD_SIZE, VM_UFFD_FLAGS, Errno, PageKind, Pte, Vm
+from spfemu.mm.flags import (
+    PMD_SIZE,
+    PTE_ADDR_MASK,
+    PUD_SIZE,
+    VM_UFFD_FLAGS,
+    Errno,
+    PageKind,
+    Pte,
+    Vm,
+)
 from spfemu.mm.fork_pinned import (
     copy_pinned_range,
     write_protect_seqcount_begin,
     write_protect_seqcount_end,
 )
+from spfemu.mm.huge_memory import copy_huge_pmd, pmd_of_ptes
 from spfemu.mm.i_mmap import vma_link_file
 from spfemu.mm.limits import VM_LOCKED_MASK, vm_stat_account
 from spfemu.mm.mm_struct import mm_slot_alloc, mm_slot_free, mmdrop
@@ -38,6 +48,7 @@ from spfemu.mm.page_alloc import (
 from spfemu.mm.pgtable import (
     alloc_pmd,
     find_pmd,
+    pmd_huge,
     pte_lockptr,
     pte_offset,
     pte_present,
@@ -318,25 +329,49 @@ def copy_pmd_range(cpu: int, vma: int, src_vma: int) -> int:
     while address < end:
         next_ = pmd_addr_end(address, end)
         slot = find_pmd(src_mm, address)
+        error = 0
         if slot == 0:
             # nothing below this pud entry
             next_ = (address + PUD_SIZE) & -PUD_SIZE
-        else:
-            src_pmd = read_once(slot)
-            if src_pmd != 0:
-                pmd = copy_alloc_pmd(cpu, mm, address)
-                if pmd == 0:
-                    return -Errno.ENOMEM
-                vm_flags = load(src_vma + VMA.vm_flags)
-                if load(src_mm + MM.has_pinned):
-                    count = copy_pinned_range(cpu, vma, src_vma, pmd, src_pmd, address, next_)
-                    if count < 0:
-                        return count
-                    atomic_fetch_add_relaxed(mm + MM.rss_anon, count)
-                count = copy_pte_range(cpu, mm, pmd, src_pmd, address, next_, vm_flags)
-                atomic_fetch_add_relaxed(mm + MM.rss_anon, count)
+        elif copies_huge_pmd(src_mm, slot, address, next_):
+            dst_slot = alloc_pmd(cpu, mm, address)
+            error = -Errno.ENOMEM
+            if dst_slot != 0:
+                error = copy_huge_pmd(cpu, mm, dst_slot, src_mm, slot)
+        elif read_once(slot) != 0:
+            error = copy_table(cpu, vma, src_vma, slot, address, next_)
+        if error != 0:
+            return error
         address = next_
     return 0
+
+
+@kernel
+def copy_table(cpu: int, vma: int, src_vma: int, slot: int, start: int, end: int) -> int:
+    """Copy the part [start, end) of the table that the parent's entry at `slot` names."""
+    mm = load(vma + VMA.vm_mm)
+    pmd = copy_alloc_pmd(cpu, mm, start)
+    if pmd == 0:
+        return -Errno.ENOMEM
+    src_mm = load(src_vma + VMA.vm_mm)
+    src_pmd = pmd_of_ptes(cpu, src_mm, slot, start)
+    vm_flags = load(src_vma + VMA.vm_flags)
+    if load(src_mm + MM.has_pinned):
+        count = copy_pinned_range(cpu, vma, src_vma, pmd, src_pmd, start, end)
+        if count < 0:
+            return count
+        atomic_fetch_add_relaxed(mm + MM.rss_anon, count)
+    count = copy_pte_range(cpu, mm, pmd, src_pmd, start, end, vm_flags)
+    atomic_fetch_add_relaxed(mm + MM.rss_anon, count)
+    return 0
+
+
+@kernel
+def copies_huge_pmd(src_mm: int, slot: int, start: int, end: int) -> int:
+    """Tell whether an entry is copied as one: a part is not, nor one whose pages may be pinned."""
+    if pmd_huge(read_once(slot)) == 0 or end - start != PMD_SIZE:
+        return 0
+    return load(src_mm + MM.has_pinned) == 0
 
 
 @kernel

@@ -37,6 +37,7 @@ from spfemu.events import Event
 from spfemu.kernel import kernel, slowpath
 from spfemu.layout import CPU, MM, PAGE, PAGE_SHIFT, PAGE_SIZE, VMA, WORD
 from spfemu.mm.flags import PTE_ADDR_MASK, Errno, FaultFlag, Foll, Pte, Vm, VmFault
+from spfemu.mm.huge_memory import follow_trans_huge_pmd
 from spfemu.mm.irq import irq_poll, local_irq_disable, local_irq_enable
 from spfemu.mm.memory import handle_mm_fault
 from spfemu.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
@@ -45,6 +46,7 @@ from spfemu.mm.pgtable import (
     find_pmd,
     pgd_offset,
     pmd_bad,
+    pmd_huge,
     pmd_offset,
     pte_lockptr,
     pte_offset,
@@ -262,9 +264,11 @@ def follow_page_pte(cpu: int, mm: int, address: int, gup_flags: int) -> int:
     """
     slot = find_pmd(mm, address)
     pmd = read_once(slot) if slot != 0 else 0
+    need = Pte.PRESENT | Pte.RW if gup_flags & FOLL_WRITE else Pte.PRESENT
+    if pmd_huge(pmd):
+        return follow_trans_huge_pmd(cpu, mm, slot, address, need, gup_refs(gup_flags))
     if pmd_bad(pmd):
         return 0
-    need = Pte.PRESENT | Pte.RW if gup_flags & FOLL_WRITE else Pte.PRESENT
     page = 0
     ptl = pte_lockptr(cpu, pmd)
     spin_lock(cpu, ptl)

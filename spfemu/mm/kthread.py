@@ -11,6 +11,7 @@ from enum import IntEnum
 from spfemu.kernel import kernel
 from spfemu.layout import CPU
 from spfemu.mm.flags import Errno
+from spfemu.mm.khugepaged import khugepaged_op
 from spfemu.mm.vmscan import kswapd_op
 from spfemu.primitives import load
 
@@ -21,6 +22,7 @@ class Role(IntEnum):
     WORKER = 0
     WRITER = 1
     KSWAPD = 2
+    KHUGEPAGED = 3
 
 
 @kernel
@@ -32,4 +34,6 @@ def kthread_op(cpu: int) -> int:
     role = load(cpu + CPU.role)
     if role == Role.KSWAPD:
         return kswapd_op(cpu)
+    if role == Role.KHUGEPAGED:
+        return khugepaged_op(cpu)
     return -Errno.EINVAL

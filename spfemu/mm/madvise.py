@@ -26,7 +26,7 @@ def madvise_behavior_valid(advice: int) -> int:
     """Tell whether there is such advice."""
     if advice == Madv.MERGEABLE or advice == Madv.UNMERGEABLE:
         return 0
-    return Madv.NORMAL <= advice <= Madv.DONTNEED or Madv.FREE <= advice <= Madv.DONTNEED_LOCKED
+    return Madv.NORMAL <= advice <= Madv.DONTNEED or Madv.FREE <= advice <= Madv.COLLAPSE
 
 
 @kernel

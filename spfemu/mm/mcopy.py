@@ -13,6 +13,7 @@ from spfemu.kernel import kernel, slowpath
 from spfemu.layout import CPU, PAGE_SHIFT, PAGE_SIZE, USERFAULTFD_CTX, VMA
 from spfemu.mm.flags import PTE_ADDR_MASK, Errno, PageKind, Pte, Vm
 from spfemu.mm.fork import mmput
+from spfemu.mm.huge_memory import pmd_of_ptes
 from spfemu.mm.memory import page_add_new_anon_rmap, put_new_page
 from spfemu.mm.mm_struct import mmget_not_zero
 from spfemu.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
@@ -125,7 +126,7 @@ def mcopy_lock(cpu: int, mm: int, address: int) -> tuple[int, int]:
     slot = alloc_pmd(cpu, mm, address)
     if slot == 0:
         return 0, 0
-    pmd = read_once(slot)
+    pmd = pmd_of_ptes(cpu, mm, slot, address)
     if pmd == 0:
         pmd = table_alloc(cpu, mm, slot)
         if pmd == 0:

@@ -15,6 +15,7 @@ from spfemu.events import Event
 from spfemu.kernel import kernel, slowpath
 from spfemu.layout import CPU, MM, PAGE, PAGE_SHIFT, PAGE_SIZE, VMA, VMF
 from spfemu.mm.flags import PTE_ADDR_MASK, FaultFlag, PageKind, Pg, Pte, Vm, VmFault
+from spfemu.mm.huge_memory import huge_pmd_fault, pmd_of_ptes
 from spfemu.mm.mmu_notifier import (
     mmu_notifier_invalidate_range,
     mmu_notifier_invalidate_range_end,
@@ -33,6 +34,7 @@ from spfemu.mm.page_alloc import (
 from spfemu.mm.percpu_rwsem import percpu_down_read_trylock, percpu_up_read
 from spfemu.mm.pgtable import (
     alloc_pmd,
+    pmd_huge,
     pte_lockptr,
     pte_offset,
     pte_present,
@@ -78,7 +80,7 @@ def access_error(vm_flags: int, flags: int) -> int:
 def handle_mm_fault(cpu: int, mm: int, vma: int, address: int, flags: int) -> int:
     """Handle a fault under the mmap lock; returns VM_FAULT_* bits.
 
-    Source: __handle_mm_fault.  Missing tables are allocated here; no huge pages.
+    Source: __handle_mm_fault.  Missing tables are allocated here, but no huge pages.
     """
     vmf = cpu + CPU.vmf
     store(vmf + VMF.vma, vma)
@@ -88,6 +90,10 @@ def handle_mm_fault(cpu: int, mm: int, vma: int, address: int, flags: int) -> in
     if slot == 0:
         return VmFault.OOM
     pmd = read_once(slot)
+    if pmd_huge(pmd):
+        if huge_pmd_fault(cpu, mm, slot, flags):
+            return 0
+        pmd = pmd_of_ptes(cpu, mm, slot, address)
     if pmd == 0:
         pmd = table_alloc(cpu, mm, slot)
         if pmd == 0:

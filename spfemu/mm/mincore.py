@@ -6,31 +6,19 @@ from spfemu.layout import PAGE_SIZE, VMA, WORD
 from spfemu.mm.flags import Errno
 from spfemu.mm.i_mmap import vma_mapping
 from spfemu.mm.memory import linear_page_index
-from spfemu.mm.pgtable import find_pmd, pmd_bad, pte_offset, pte_present
+from spfemu.mm.pgtable import lookup_pte, pte_present
 from spfemu.mm.rcu import rcu_read_lock, rcu_read_unlock
 from spfemu.mm.swap_state import swap_slot_cached
 from spfemu.mm.swapops import is_swap_pte, pte_to_swp_entry
 from spfemu.mm.vma import find_vma
 from spfemu.mm.xarray import xa_load
-from spfemu.primitives import load, read_once, store
-
-
-@kernel
-def mincore_pte(mm: int, address: int) -> int:
-    """Return the entry of `address`, 0 without a table."""
-    slot = find_pmd(mm, address)
-    if slot == 0:
-        return 0
-    pmd = read_once(slot)
-    if pmd_bad(pmd):
-        return 0
-    return read_once(pte_offset(pmd, address))
+from spfemu.primitives import load, store
 
 
 @kernel
 def mincore_page(cpu: int, vma: int, address: int) -> int:
     """Tell whether the page of `address` is mapped, or in the swap cache or that of its file."""
-    entry = mincore_pte(load(vma + VMA.vm_mm), address)
+    entry = lookup_pte(load(vma + VMA.vm_mm), address)
     if is_swap_pte(entry):
         return swap_slot_cached(cpu, pte_to_swp_entry(entry))
     if pte_present(entry):

@@ -8,12 +8,21 @@ access through what it flushed.
 """
 
 from spfemu.events import Event
-from spfemu.kernel import kernel
+from spfemu.kernel import kernel, slowpath
 from spfemu.layout import CPU, PAGE_SHIFT, TLB_ENTRIES, WORD
 from spfemu.mm.fault import handle_page_fault
 from spfemu.mm.flags import PMD_SHIFT, PTE_ADDR_MASK, Errno, FaultFlag, Pte
 from spfemu.mm.irq import irq_poll
-from spfemu.mm.pgtable import pgd_offset, pmd_offset, pte_offset, pud_offset
+from spfemu.mm.pgtable import (
+    find_pmd,
+    huge_pte,
+    pgd_offset,
+    pmd_bad,
+    pmd_huge,
+    pmd_offset,
+    pte_offset,
+    pud_offset,
+)
 from spfemu.mm.vmstat import count_vm_event
 from spfemu.primitives import cmpxchg, load, read_once, store, write_once
 
@@ -86,6 +95,8 @@ def hardware_walk(cpu: int, address: int, need: int) -> int:
     pmd = cached_pmd(cpu, address)
     if pmd == 0:
         return 0
+    if pmd_huge(pmd):
+        return hardware_walk_huge(cpu, address, need)
     pte = pte_offset(pmd, address)
     entry = read_once(pte)
     while entry & need != need:
@@ -100,12 +111,30 @@ def hardware_walk(cpu: int, address: int, need: int) -> int:
     return entry
 
 
+@slowpath
+def hardware_walk_huge(cpu: int, address: int, need: int) -> int:
+    """Do the same where a pmd entry maps a huge frame; one that has just been split faults."""
+    slot = find_pmd(load(cpu + CPU.mm), address)
+    if slot == 0:
+        return 0
+    entry = read_once(slot)
+    rights = need & (Pte.PRESENT | Pte.RW)
+    while pmd_huge(entry) and entry & rights == rights:
+        if entry & need == need:
+            return huge_pte(entry, address)
+        found = cmpxchg(slot, entry, entry | need)
+        if found == entry:
+            return huge_pte(entry | need, address)
+        entry = found
+    return 0
+
+
 @kernel
 def cached_pmd(cpu: int, address: int) -> int:
     """Return the pmd entry for `address` or 0, from the paging-structure cache if it can.
 
-    As in the hardware, the cache holds present entries only and is flushed with the TLB, which is
-    why a page table may be freed only after a flush.  It has one entry: the last that was used.
+    As in the hardware, the cache holds entries that name tables only and is flushed with the TLB,
+    which is why a page table may be freed only after a flush.  It has one entry: the last used.
     """
     tag = load(cpu + CPU.tlb_tag) | (address >> PMD_SHIFT)
     if load(cpu + CPU.pde_tag) == tag:
@@ -118,7 +147,7 @@ def cached_pmd(cpu: int, address: int) -> int:
     if entry == 0:
         return 0
     entry = read_once(pmd_offset(entry, address))
-    if entry != 0:
+    if pmd_bad(entry) == 0:
         store(cpu + CPU.pde_tag, tag)
         store(cpu + CPU.pde, entry)
     return entry

@@ -24,6 +24,7 @@ from spfemu.mm.flags import (
     Pte,
     Vm,
 )
+from spfemu.mm.huge_memory import pmd_of_ptes
 from spfemu.mm.i_mmap import vma_i_mmap_lock, vma_i_mmap_unlock, vma_link_file
 from spfemu.mm.limits import VM_LOCKED_MASK, may_expand_vm, mlock_error, vm_stat_account
 from spfemu.mm.mmap import do_munmap, get_unmapped_area, page_align
@@ -443,7 +444,7 @@ def move_page_tables(cpu: int, vma: int, old_addr: int, new_addr: int, length: i
             # nothing below this pud entry
             extent = ((old + PUD_SIZE) & -PUD_SIZE) - old
             extent = extent if extent < length - done else length - done
-        elif read_once(slot) != 0:
+        elif pmd_of_ptes(cpu, mm, slot, old) != 0:
             new_slot = alloc_pmd(cpu, mm, new_addr + done)
             if new_slot == 0:
                 break

@@ -13,7 +13,8 @@ from spfemu.events import Event
 from spfemu.kernel import kernel, slowpath
 from spfemu.layout import CPU, PAGE, PAGE_SHIFT, SYSTEM
 from spfemu.mm.bug import Bug, vm_bug_on
-from spfemu.mm.flags import PAGE_KIND_MASK, PageKind
+from spfemu.mm.flags import PAGE_KIND_MASK, PageKind, Pg
+from spfemu.mm.huge_page_alloc import free_huge_subpage
 from spfemu.mm.spinlock import spin_lock, spin_unlock
 from spfemu.mm.vmstat import count_vm_event
 from spfemu.primitives import (
@@ -171,6 +172,9 @@ def drain_local_pages(cpu: int) -> None:
 @kernel
 def free_page(cpu: int, page: int) -> None:
     """Give back a frame that nobody can reach any more."""
+    if load(page + PAGE.flags) & Pg.COMPOUND:
+        free_huge_subpage(cpu, page)
+        return
     if load(cpu + CPU.pcp_count) >= PCP_BATCH:
         free_pcppages_bulk(cpu)
     store(page + PAGE.flags, PageKind.FREE)

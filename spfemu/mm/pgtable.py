@@ -88,6 +88,30 @@ def find_pmd(mm: int, address: int) -> int:
 
 
 @kernel
+def pmd_huge(pmd: int) -> int:
+    """Tell whether an entry maps a huge frame (pmd_trans_huge); also while it is being split."""
+    return pmd & Pte.PSE
+
+
+@kernel
+def huge_pte(pmd: int, address: int) -> int:
+    """Entry as which a huge pmd entry maps the page of `address`."""
+    return (pmd & ~Pte.PSE) + (((address >> PAGE_SHIFT) & INDEX_MASK) << PAGE_SHIFT)
+
+
+@kernel
+def lookup_pte(mm: int, address: int) -> int:
+    """Return the entry that maps the page of `address`, 0 if there is none; as `find_pmd`."""
+    slot = find_pmd(mm, address)
+    if slot == 0:
+        return 0
+    pmd = read_once(slot)
+    if pmd_huge(pmd):
+        return huge_pte(pmd, address)
+    return 0 if pmd_bad(pmd) else read_once(pte_offset(pmd, address))
+
+
+@kernel
 def alloc_pmd(cpu: int, mm: int, address: int) -> int:
     """Address of the pmd entry for `address`, allocating tables above it; 0 if out of memory.
 
@@ -120,6 +144,7 @@ def table_alloc(cpu: int, mm: int, slot: int) -> int:
         return 0
     store(page + PAGE.ptl, 0)
     store(page + PAGE.private, mm)
+    store(page + PAGE.mapping, 0)
     spin_lock(cpu, mm + MM.page_table_lock)
     entry = read_once(slot)
     if entry == 0:

@@ -11,22 +11,16 @@ from spfemu.mm.flags import Errno, FaultFlag, Pte, Vm, VmFault
 from spfemu.mm.irq import irq_poll
 from spfemu.mm.memory import handle_mm_fault
 from spfemu.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
-from spfemu.mm.pgtable import find_pmd, pmd_bad, pte_offset
+from spfemu.mm.pgtable import lookup_pte
 from spfemu.mm.vma import VM_ACCESS_FLAGS, find_vma
 from spfemu.mm.vmstat import count_vm_event
-from spfemu.primitives import load, read_once
+from spfemu.primitives import load
 
 
 @kernel
 def page_is_mapped(mm: int, address: int, need: int) -> int:
     """Tell whether the entry of `address` has all bits of `need` (follow_page_mask)."""
-    slot = find_pmd(mm, address)
-    if slot == 0:
-        return 0
-    pmd = read_once(slot)
-    if pmd_bad(pmd):
-        return 0
-    return (read_once(pte_offset(pmd, address)) & need) == need
+    return (lookup_pte(mm, address) & need) == need
 
 
 @kernel

@@ -13,7 +13,7 @@ from spfemu.layout import MMU_NOTIFIER, NOTIFIER_SHADOW, PAGE_MASK, PAGE_SHIFT, 
 from spfemu.mm.flags import PTE_ADDR_MASK, Errno, Pte, Vm
 from spfemu.mm.irq import irq_poll
 from spfemu.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
-from spfemu.mm.pgtable import find_pmd, pte_offset
+from spfemu.mm.pgtable import lookup_pte
 from spfemu.mm.populate import faultin_range
 from spfemu.mm.sched import cond_resched
 from spfemu.mm.spinlock import spin_lock, spin_unlock
@@ -102,11 +102,5 @@ def secondary_lookup(cpu: int, mm: int, page: int) -> tuple[int, int]:
 @kernel
 def secondary_walk(mm: int, page: int) -> int:
     """Frame that a present entry maps at a page, or 0."""
-    slot = find_pmd(mm, page)
-    if slot == 0:
-        return 0
-    pmd = read_once(slot)
-    if pmd == 0:
-        return 0
-    entry = read_once(pte_offset(pmd, page))
+    entry = lookup_pte(mm, page)
     return entry & PTE_ADDR_MASK if entry & Pte.PRESENT else 0

@@ -9,6 +9,7 @@ from spfemu.events import Event
 from spfemu.kernel import kernel
 from spfemu.layout import CPU, MM
 from spfemu.mm.flags import PAGE_MASK, PAGE_SHIFT, Errno, Madv, Map, Vm
+from spfemu.mm.khugepaged import madvise_collapse
 from spfemu.mm.madvise import (
     do_madvise,
     madvise_check,
@@ -128,6 +129,8 @@ def sys_madvise(cpu: int, addr: int, length: int, advice: int) -> int:
         error = madvise_populate(cpu, mm, addr, end, advice == Madv.POPULATE_WRITE)
     elif advice == Madv.REMOVE:
         error = madvise_remove(cpu, mm, addr, end)
+    elif advice == Madv.COLLAPSE:
+        error = madvise_collapse(cpu, mm, addr, end)
     elif madvise_need_mmap_write(advice):
         vm_area_reserve(cpu)
         if mmap_write_lock_killable(cpu, mm) != 0:

@@ -28,7 +28,7 @@ from spfemu.mm.bug import Bug, vm_bug_on
 from spfemu.mm.flags import Errno, FaultFlag, Pte, Vm, VmFault
 from spfemu.mm.mm_struct import mmdrop, mmgrab
 from spfemu.mm.mmap_lock import release_fault_lock
-from spfemu.mm.pgtable import find_pmd, pte_offset
+from spfemu.mm.pgtable import lookup_pte
 from spfemu.mm.rwsem import TaskWord, rwsem_arm_waiter
 from spfemu.mm.sched import cpu_sleep
 from spfemu.mm.slab import slab_give, slab_take
@@ -160,13 +160,7 @@ def userfaultfd_queue(cpu: int, ctx: int, vmf: int, reason: int) -> None:
 @kernel
 def userfaultfd_must_wait(mm: int, address: int, reason: int) -> int:
     """Tell whether the page is still missing or read-only; the lock of the fault is held."""
-    slot = find_pmd(mm, address)
-    if slot == 0:
-        return 1
-    pmd = read_once(slot)
-    if pmd == 0:
-        return 1
-    entry = read_once(pte_offset(pmd, address))
+    entry = lookup_pte(mm, address)
     if reason & Vm.UFFD_WP:
         return (entry & Pte.RW) == 0
     return entry == 0

@@ -31,6 +31,12 @@ from spfemu.mm.flags import (
     Pte,
     Vm,
 )
+from spfemu.mm.huge_memory import (
+    PTE_PROT_BITS,
+    change_huge_pmd,
+    pmd_of_ptes,
+    zap_huge_pmd,
+)
 from spfemu.mm.i_mmap import unlink_file_vmas
 from spfemu.mm.memory import page_remove_rmap
 from spfemu.mm.mmu_notifier import (
@@ -41,6 +47,7 @@ from spfemu.mm.page_alloc import page_kind, virt_to_page
 from spfemu.mm.pgtable import (
     find_pmd,
     pgd_offset,
+    pmd_huge,
     pte_lockptr,
     pte_offset,
     pte_present,
@@ -77,9 +84,6 @@ class MmCp(IntFlag):
 
     UFFD_WP = 4
     UFFD_WP_RESOLVE = 8
-
-
-PTE_PROT_BITS = int(Pte.PRESENT | Pte.RW | Pte.USER | Pte.NX | Pte.PROTNONE)
 
 
 @kernel
@@ -148,9 +152,11 @@ def unmap_page_range(cpu: int, mm: int, start: int, end: int) -> None:
             # nothing below this pud entry
             next_ = (address + PUD_SIZE) & -PUD_SIZE
         else:
-            pmd = read_once(slot)
-            if pmd != 0:
-                zap_pte_range(cpu, pmd, address, next_)
+            whole = pmd_huge(read_once(slot)) != 0 and next_ - address == PMD_SIZE
+            if whole == 0 or zap_huge_pmd(cpu, mm, slot) == 0:
+                pmd = pmd_of_ptes(cpu, mm, slot, address)
+                if pmd != 0:
+                    zap_pte_range(cpu, pmd, address, next_)
         address = next_
 
 
@@ -295,9 +301,13 @@ def change_protection(cpu: int, vma: int, start: int, end: int, cp_flags: int) -
         if slot == 0:
             next_ = (address + PUD_SIZE) & -PUD_SIZE
         else:
-            pmd = read_once(slot)
-            if pmd != 0:
-                changed += change_pte_range(cpu, pmd, address, next_, prot, writable, cp_flags)
+            whole = pmd_huge(read_once(slot)) != 0 and next_ - address == PMD_SIZE
+            if whole and cp_flags == 0 and change_huge_pmd(cpu, mm, slot, prot, writable):
+                changed += 1
+            else:
+                pmd = pmd_of_ptes(cpu, mm, slot, address)
+                if pmd != 0:
+                    changed += change_pte_range(cpu, pmd, address, next_, prot, writable, cp_flags)
         address = next_
     if changed != 0:
         flush_tlb_mm(cpu, mm)

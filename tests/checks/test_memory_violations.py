@@ -22,7 +22,7 @@ corruptions = Corruptions()
     "^frame .* is lost: neither free nor mapped nor a page table, flags 2, ",
 )
 def bad_pmd(good: GoodSegment) -> None:
-    good.segment.words[good.entry(FAR, level=1)] |= int(Pte.PSE)
+    good.segment.words[good.entry(FAR, level=1)] |= int(Pte.SPECIAL)
 
 
 @corruptions.reports(
