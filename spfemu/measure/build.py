@@ -29,7 +29,7 @@ ENGINES = {
     "plain": "interpreted: for reading, debugging and coverage, about a thousand times slower",
 }
 TARGETS = ("emulator", "host")
-_NO_WORKLOADS = ("common", "defaults", "parameters")
+_NO_WORKLOADS = ("common", "defaults", "no_kthreads", "parameters")
 
 
 class Engine(Protocol):
@@ -166,7 +166,8 @@ def compose(
 
     Layers, the later ones replacing functions of the earlier: the emulated kernel, the protocol,
     the workload, on the host target the real kernel's calls, the override files.  What no worker
-    can reach is left out, kernel assertions too unless `config` asks for CONFIG_DEBUG_VM.  Raises
+    can reach is left out; assertions and the kernel's own threads too unless `config` asks for
+    CONFIG_DEBUG_VM and CONFIG_KTHREADS.  Raises
     UsageError for a name that is not known, KernelSourceError for an override that cannot be used.
     """
     choose("target", target, TARGETS)
@@ -181,7 +182,9 @@ def compose(
         layers.append(functions_of(importlib.import_module("spfemu.host.direct_io")))
         if workload(workload_name).forks:
             layers.append(functions_of(importlib.import_module("spfemu.host.fork")))
-    measured = {"CONFIG_DEBUG_VM": 0, **(config or {})}
+    measured = {"CONFIG_DEBUG_VM": 0, "CONFIG_KTHREADS": 0, **(config or {})}
+    if not measured["CONFIG_KTHREADS"]:
+        layers.append(functions_of(importlib.import_module("spfemu.workloads.no_kthreads")))
     program = link(layers, measured, overrides)
     return reachable(program, ENTRY_POINTS)
 

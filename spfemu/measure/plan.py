@@ -189,6 +189,7 @@ class Plan:
             "CONFIG_LATENCY": int(self.latency),
             "CONFIG_FAULT_OVERHEAD": int(self.fault_overhead_ns > 0),
             "CONFIG_DEBUG_VM": int(self.engine == "plain"),
+            "CONFIG_KTHREADS": int(bool(self.kthreads)),
         }
 
     @property

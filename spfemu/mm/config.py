@@ -25,6 +25,9 @@ CONFIG_LINUX_VERSION = 0x612
 merged and split, where mappings go, what mprotect saves faults.  The values that matter are named
 in mm/versions.py."""
 
+CONFIG_KTHREADS = 1
+"""1: CPUs may run the kernel's own threads; 0: their code is left out of a measured program."""
+
 CONFIG_TRANSPARENT_HUGEPAGE_ALWAYS = 1
 """1: khugepaged collapses anonymous memory unless it is advised not to (MADV_NOHUGEPAGE); 0: only
 where it is advised to (MADV_HUGEPAGE).  /sys/kernel/mm/transparent_hugepage/enabled."""
