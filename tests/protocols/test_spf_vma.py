@@ -9,7 +9,7 @@ from mutants import engine_with, finds
 from process import RW
 
 from spfemu.engines.script import after, before, waits
-from spfemu.mm.flags import PMD_SIZE, PUD_SIZE, Errno, Prot
+from spfemu.mm.flags import PMD_SIZE, PUD_SIZE, Errno, FileOps, Prot
 from spfemu.mm.vma import SlabState
 
 PROTOCOL = "spf-vma"
@@ -127,9 +127,11 @@ def test_nothing_mapped(under, scripted, area):
 
 def test_no_anonymous_memory(under, scripted, area):
     index = int(under.segment.vmas["vm_start"].tolist().index(AREA))
-    under.segment.vmas["vm_ops"][index] = 1
-    assert scripted.thread("A", "write", PAGE, 7).runs_to_end() == 0
+    under.segment.vmas["vm_ops"][index] = FileOps.SHMEM
+    a = scripted.thread("A", "write", PAGE, 7)
+    a.runs_until(before("do_locked_fault"))
     under.segment.vmas["vm_ops"][index] = 0
+    assert a.runs_to_end() == 0
     assert under.aborts() == {"NO_SPECULATE": 1}
 
 

@@ -9,7 +9,7 @@ from mutants import engine_with, finds
 from process import RW
 
 from spfemu.engines.script import after, before, waits
-from spfemu.mm.flags import PMD_SIZE, Errno, Prot
+from spfemu.mm.flags import PMD_SIZE, Errno, FileOps, Prot
 
 PROTOCOL = "vma-lock"
 AREA = 1 << 40
@@ -64,9 +64,11 @@ def test_the_address_before_a_vma_is_not_in_it(under, scripted, area):
 
 def test_no_anonymous_memory(under, scripted, area):
     index = int(under.segment.vmas["vm_start"].tolist().index(AREA))
-    under.segment.vmas["vm_ops"][index] = 1
-    assert scripted.thread("A", "write", PAGE, 7).runs_to_end() == 0
+    under.segment.vmas["vm_ops"][index] = FileOps.SHMEM
+    a = scripted.thread("A", "write", PAGE, 7)
+    a.runs_until(before("do_locked_fault"))
     under.segment.vmas["vm_ops"][index] = 0
+    assert a.runs_to_end() == 0
     assert under.vma_lock() == {"ABORT_NOT_ANON": 1}
 
 
