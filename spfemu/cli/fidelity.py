@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spfemu.cli import output, types
+from spfemu.cli import options, output, types
 from spfemu.cli.progress import progress
 from spfemu.errors import ExitCode
 
@@ -31,22 +31,8 @@ REPLAY_MEANINGLESS = ("operations", "seconds", "seed", "program_path", "json_pat
     "--seconds", type=types.Seconds(), metavar="S", help="End after so long: 10, 500ms, 5min."
 )
 @click.option("--seed", type=types.Seed(), metavar="K", help="Makes the programs the same.")
-@click.option(
-    "--protocol",
-    type=types.Known("protocol", types.protocol_names),
-    default="spf",
-    show_default=True,
-    metavar="NAME",
-    help="How faults are handled: see 'spfemu list'.",
-)
-@click.option(
-    "--override",
-    "overrides",
-    multiple=True,
-    type=click.Path(),
-    metavar="FILE",
-    help="Python file whose kernel functions replace those of the same name; repeatable.",
-)
+@options.protocol
+@options.override
 @click.option(
     "--program",
     "program_path",
@@ -62,14 +48,8 @@ REPLAY_MEANINGLESS = ("operations", "seconds", "seed", "program_path", "json_pat
     metavar="FILE",
     help="Run one program that was written by --program instead of random ones.",
 )
-@click.option(
-    "--json",
-    "json_path",
-    type=output.PATH,
-    metavar="PATH",
-    help="Write the result; '-' for stdout.",
-)
-@click.option("-q", "--quiet", is_flag=True, help="No progress, no notes; results only.")
+@options.json_result
+@options.quiet
 @click.pass_context
 def command(ctx: click.Context, /, **given: Any) -> None:
     """Run random programs of calls and touches on the emulated kernel and on this machine's.

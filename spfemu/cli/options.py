@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Options that `run` and `scale` share; ranges are checked where the values are used."""
+"""Options that several commands have; ranges are checked where the values are used."""
 
 from __future__ import annotations
 
@@ -8,9 +8,34 @@ from typing import Any, TypeVar
 
 import click
 
-from spfemu.cli import types
+from spfemu.cli import output, types
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+protocol = click.option(
+    "--protocol",
+    type=types.Known("protocol", types.protocol_names),
+    default="spf",
+    show_default=True,
+    metavar="NAME",
+    help="How faults are handled: see 'spfemu list'.",
+)
+override = click.option(
+    "--override",
+    "overrides",
+    multiple=True,
+    type=click.Path(),
+    metavar="FILE",
+    help="Python file whose kernel functions replace those of the same name; repeatable.",
+)
+json_result = click.option(
+    "--json",
+    "json_path",
+    type=output.PATH,
+    metavar="PATH",
+    help="Write the result; '-' for stdout.",
+)
+quiet = click.option("-q", "--quiet", is_flag=True, help="No progress, no notes; results only.")
 
 _SHARED = (
     click.option(
@@ -86,17 +111,10 @@ _SHARED = (
         help="Time spun in every fault for what the emulator leaves out; 'host' measures it.  "
         "[default: 0]",
     ),
-    click.option(
-        "--override",
-        "overrides",
-        multiple=True,
-        type=click.Path(),
-        metavar="FILE",
-        help="Python file whose kernel functions replace those of the same name; repeatable.",
-    ),
+    override,
     click.option("--thp", is_flag=True, help="Host: leave transparent huge pages on."),
     click.option("--seed", type=types.Seed(), metavar="K", help="Makes random choices the same."),
-    click.option("-q", "--quiet", is_flag=True, help="No progress, no notes; results only."),
+    quiet,
 )
 
 

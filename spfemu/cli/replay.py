@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spfemu.cli import output, types
+from spfemu.cli import options, output, types
 from spfemu.cli.progress import progress
 from spfemu.errors import ExitCode, UsageError
 
@@ -53,22 +53,9 @@ SCHEMA = "spfemu-replay-1"
 @click.option(
     "--workers", type=int, metavar="N", help="Emulated CPUs.  [default: one for each thread]"
 )
-@click.option(
-    "--override",
-    "overrides",
-    multiple=True,
-    type=click.Path(),
-    metavar="FILE",
-    help="Python file whose kernel functions replace those of the same name; repeatable.",
-)
-@click.option(
-    "--json",
-    "json_path",
-    type=output.PATH,
-    metavar="PATH",
-    help="Write the result; '-' for stdout.",
-)
-@click.option("-q", "--quiet", is_flag=True, help="No progress; results only.")
+@options.override
+@options.json_result
+@options.quiet
 @click.pass_context
 def command(ctx: click.Context, /, **given: Any) -> None:
     """Make the calls in FILE once more on the emulated kernel, in the order of the recording.

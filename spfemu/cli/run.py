@@ -32,14 +32,7 @@ ONLY_HOST = ("thp",)
 @click.command("run", short_help="Measure one workload, protocol and number of workers.")
 @click.argument("workload", type=types.Known("workload", types.workload_names), required=False)
 @recording.option
-@click.option(
-    "--protocol",
-    type=types.Known("protocol", types.protocol_names),
-    default="spf",
-    show_default=True,
-    metavar="NAME",
-    help="How faults are handled: see 'spfemu list'.",
-)
+@options.protocol
 @click.option(
     "--target",
     type=types.Choice(("emulator", "host")),
@@ -58,13 +51,7 @@ ONLY_HOST = ("thp",)
     "--workers", type=int, default=1, show_default=True, metavar="N", help="Faulting workers."
 )
 @click.option("--latency", is_flag=True, help="Take the time of every fault; slower.")
-@click.option(
-    "--json",
-    "json_path",
-    type=output.PATH,
-    metavar="PATH",
-    help="Write the result; '-' for stdout.",
-)
+@options.json_result
 @options.shared(seconds=1.0, repeats=6)
 @click.pass_context
 def command(ctx: click.Context, /, **given: Any) -> None:
