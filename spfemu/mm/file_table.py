@@ -7,10 +7,10 @@ the file at once, where the kernel puts that off to the way out of the system ca
 """
 
 from spfemu.kernel import kernel, slowpath
-from spfemu.layout import ADDRESS_SPACE, CPU, FILE, SYSTEM, WORD
+from spfemu.layout import ADDRESS_SPACE, FILE, SYSTEM, WORD
 from spfemu.mm.bug import Bug, vm_bug_on
 from spfemu.mm.flags import Errno, FileOps, Fmode
-from spfemu.mm.spinlock import spin_lock, spin_unlock
+from spfemu.mm.slab import slab_give, slab_take
 from spfemu.mm.truncate import truncate_inode_pages
 from spfemu.mm.xarray import XA_MAX_INDEX, xa_destroy
 from spfemu.primitives import atomic_fetch_add, atomic_fetch_add_relaxed, load, store
@@ -22,12 +22,7 @@ LAST_INODE_WORD = ADDRESS_SPACE.SIZE // WORD
 @slowpath
 def new_inode(cpu: int, size: int, i_fop: int) -> int:
     """Return an ADDRESS_SPACE of `size` bytes with one reference, or 0 if there is no slot."""
-    system = load(cpu + CPU.system)
-    spin_lock(cpu, system + SYSTEM.files_lock)
-    mapping = load(system + SYSTEM.mapping_free)
-    if mapping != 0:
-        store(system + SYSTEM.mapping_free, load(mapping + ADDRESS_SPACE.next_free))
-    spin_unlock(system + SYSTEM.files_lock)
+    mapping = slab_take(cpu, SYSTEM.files_lock, SYSTEM.mapping_free, ADDRESS_SPACE.next_free)
     if mapping == 0:
         return 0
     for i in range(LAST_INODE_WORD):
@@ -52,22 +47,13 @@ def evict(cpu: int, mapping: int) -> None:
     """Free the pages and the slot of a file that nobody refers to."""
     truncate_inode_pages(cpu, mapping, 0, XA_MAX_INDEX)
     xa_destroy(cpu, mapping)
-    system = load(cpu + CPU.system)
-    spin_lock(cpu, system + SYSTEM.files_lock)
-    store(mapping + ADDRESS_SPACE.next_free, load(system + SYSTEM.mapping_free))
-    store(system + SYSTEM.mapping_free, mapping)
-    spin_unlock(system + SYSTEM.files_lock)
+    slab_give(cpu, SYSTEM.files_lock, SYSTEM.mapping_free, ADDRESS_SPACE.next_free, mapping)
 
 
 @slowpath
 def alloc_file(cpu: int, mapping: int, f_mode: int) -> int:
     """Open `mapping`, whose reference the file takes over; 0 if there is no slot."""
-    system = load(cpu + CPU.system)
-    spin_lock(cpu, system + SYSTEM.files_lock)
-    file = load(system + SYSTEM.file_free)
-    if file != 0:
-        store(system + SYSTEM.file_free, load(file + FILE.next_free))
-    spin_unlock(system + SYSTEM.files_lock)
+    file = slab_take(cpu, SYSTEM.files_lock, SYSTEM.file_free, FILE.next_free)
     if file == 0:
         return 0
     store(file + FILE.f_mode, f_mode)
@@ -96,11 +82,7 @@ def fput(cpu: int, file: int) -> None:
 def __fput(cpu: int, file: int) -> None:
     """Free a file without references."""
     iput(cpu, load(file + FILE.f_mapping))
-    system = load(cpu + CPU.system)
-    spin_lock(cpu, system + SYSTEM.files_lock)
-    store(file + FILE.next_free, load(system + SYSTEM.file_free))
-    store(system + SYSTEM.file_free, file)
-    spin_unlock(system + SYSTEM.files_lock)
+    slab_give(cpu, SYSTEM.files_lock, SYSTEM.file_free, FILE.next_free, file)
 
 
 @slowpath
