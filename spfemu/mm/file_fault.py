@@ -9,7 +9,7 @@ The page is locked from where it was found until it is mapped, so truncation, wh
 under their lock, either comes first and the fault sees that, or finds it mapped.
 
 The same code serves speculative faults, as in the RFC of the patch set of April 2021.  They ask the
-file within rcu_read_lock, after `fault_may_use_file` has said that the VMA still maps it: the
+file within rcu_read_lock, after `speculation_holds` has said that the VMA still maps it: the
 reference that a VMA has to its file is dropped through RCU.
 """
 
@@ -57,8 +57,8 @@ RESULT = int(VmFault.RETRY) | VM_FAULT_ERROR
 
 
 @kernel
-def fault_may_use_file(cpu: int, vmf: int) -> int:
-    """Tell whether the VMA of a speculative fault still maps its file.
+def speculation_holds(cpu: int, vmf: int, reason: int) -> int:
+    """Tell whether the VMA of a speculative fault is still what it was; counts `reason` if not.
 
     Protocols that speculate replace this; other faults keep the VMA by a lock.
     """
@@ -151,7 +151,7 @@ def __do_fault(cpu: int, vmf: int) -> int:
         return filemap_fault(cpu, vmf)
     result = RETRY
     rcu_read_lock(cpu)
-    if fault_may_use_file(cpu, vmf):
+    if speculation_holds(cpu, vmf, Event.SPF_ABORT_FAULT):
         result = filemap_fault_speculative(cpu, vmf)
     rcu_read_unlock(cpu)
     return result
@@ -167,7 +167,7 @@ def do_fault_around(cpu: int, vmf: int) -> int:
         return filemap_map_pages(cpu, vmf)
     result = RETRY
     rcu_read_lock(cpu)
-    if fault_may_use_file(cpu, vmf):
+    if speculation_holds(cpu, vmf, Event.SPF_ABORT_FAULT):
         result = filemap_map_pages(cpu, vmf)
     rcu_read_unlock(cpu)
     return result

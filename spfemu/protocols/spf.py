@@ -72,14 +72,32 @@ def do_speculative_fault(cpu: int, mm: int, address: int, flags: int) -> int:
         rcu_read_unlock(cpu)
         count_vm_event(cpu, Event.SPF_ABORT_NO_SPECULATE)
         return VmFault.RETRY
-    pvma = cpu + CPU.pvma
-    copy_pvma(pvma, vma)
+    count_fault_begin(vma)
+    copy_pvma(cpu + CPU.pvma, vma)
     rcu_read_unlock(cpu)
+    result = speculate_on_copy(cpu, mm, address, flags, seq)
+    count_fault_end(vma)
+    return result
+
+
+@kernel
+def count_fault_begin(vma: int) -> None:
+    """Note in the VMA that a fault begins, for who wants to know (`spf-counted`)."""
+
+
+@kernel
+def count_fault_end(vma: int) -> None:
+    """Note in the VMA, or what its slot holds by now, that the fault has ended."""
+
+
+@kernel
+def speculate_on_copy(cpu: int, mm: int, address: int, flags: int, seq: int) -> int:
+    """Handle the fault by the copy of the VMA, if that is one; results as do_speculative_fault."""
     if mmap_seq_read_check(cpu, mm, seq, Event.SPF_ABORT_VMA_COPY) == 0:
         return VmFault.RETRY
     # from here on the copy is a VMA as some moment had it; only the locked path may decide that
     # an access is an error, because by now another moment may have come
-    if access_error(load(pvma + VMA.vm_flags), flags):
+    if access_error(load(cpu + CPU.pvma + VMA.vm_flags), flags):
         count_vm_event(cpu, Event.SPF_ABORT_ACCESS_ERROR)
         return VmFault.RETRY
     return do_handle_mm_fault(cpu, mm, address, flags, seq)
@@ -161,10 +179,12 @@ def speculative_page_walk_end(cpu: int) -> None:
 
 
 @kernel
-def fault_may_use_file(cpu: int, vmf: int) -> int:
-    """Tell whether no writer has run: then the VMA maps its file still, and RCU keeps the file."""
-    seq = load(vmf + VMF.seq)
-    return mmap_seq_read_check(cpu, load(cpu + CPU.mm), seq, Event.SPF_ABORT_FAULT)
+def speculation_holds(cpu: int, vmf: int, reason: int) -> int:
+    """Tell whether no writer has run since the fault began; counts `reason` if one has.
+
+    If so, the tables found by the walk are still linked, and the VMA maps its file still.
+    """
+    return mmap_seq_read_check(cpu, load(cpu + CPU.mm), load(vmf + VMF.seq), reason)
 
 
 @kernel
@@ -191,11 +211,9 @@ def pte_map_lock_speculative(cpu: int, vmf: int) -> int:
     has to take this lock before it changes the entry.  The lock is only tried for: its holder may
     be waiting for this CPU to take a TLB-flush IPI, which with interrupts off it cannot.
     """
-    mm = load(cpu + CPU.mm)
-    seq = load(vmf + VMF.seq)
     speculative_page_walk_begin(cpu)
     # the tables found by the walk were still linked here, and now they stay allocated
-    if mmap_seq_read_check(cpu, mm, seq, Event.SPF_ABORT_PTE_MAP_LOCK_SEQ1) == 0:
+    if speculation_holds(cpu, vmf, Event.SPF_ABORT_PTE_MAP_LOCK_SEQ1) == 0:
         speculative_page_walk_end(cpu)
         return 0
     pmd = read_once(load(vmf + VMF.pmd))
@@ -208,7 +226,7 @@ def pte_map_lock_speculative(cpu: int, vmf: int) -> int:
         speculative_page_walk_end(cpu)
         count_vm_event(cpu, Event.SPF_ABORT_PTE_MAP_LOCK_PTL)
         return 0
-    if mmap_seq_read_check(cpu, mm, seq, Event.SPF_ABORT_PTE_MAP_LOCK_SEQ2) == 0:
+    if speculation_holds(cpu, vmf, Event.SPF_ABORT_PTE_MAP_LOCK_SEQ2) == 0:
         spin_unlock(ptl)
         speculative_page_walk_end(cpu)
         return 0

@@ -36,7 +36,7 @@ EXTENDS = "spf"
 def pte_map_lock_speculative(cpu: int, vmf: int) -> int:
     """The commit gate with two precise checks; 1 with the lock held, or 0 and a reason counted."""
     speculative_page_walk_begin(cpu)
-    if vma_looks_unchanged(cpu, vmf, Event.SPF_ABORT_PTE_MAP_LOCK_SEQ1) == 0:
+    if speculation_holds(cpu, vmf, Event.SPF_ABORT_PTE_MAP_LOCK_SEQ1) == 0:
         speculative_page_walk_end(cpu)
         return 0
     if tables_look_unchanged(cpu, vmf) == 0:
@@ -48,7 +48,7 @@ def pte_map_lock_speculative(cpu: int, vmf: int) -> int:
         speculative_page_walk_end(cpu)
         count_vm_event(cpu, Event.SPF_ABORT_PTE_MAP_LOCK_PTL)
         return 0
-    if vma_looks_unchanged(cpu, vmf, Event.SPF_ABORT_PTE_MAP_LOCK_SEQ2) == 0:
+    if speculation_holds(cpu, vmf, Event.SPF_ABORT_PTE_MAP_LOCK_SEQ2) == 0:
         spin_unlock(ptl)
         speculative_page_walk_end(cpu)
         return 0
@@ -63,13 +63,7 @@ def pte_map_lock_speculative(cpu: int, vmf: int) -> int:
 
 
 @kernel
-def fault_may_use_file(cpu: int, vmf: int) -> int:
-    """Tell whether the VMA looks as before: then it maps its file now, and RCU keeps the file."""
-    return vma_looks_unchanged(cpu, vmf, Event.SPF_ABORT_FAULT)
-
-
-@kernel
-def vma_looks_unchanged(cpu: int, vmf: int, reason: int) -> int:
+def speculation_holds(cpu: int, vmf: int, reason: int) -> int:
     """Look the VMA up again and compare it with the copy; returns 0 and counts `reason` if not.
 
     The sequence count only tells whether this lookup can be trusted.

@@ -20,9 +20,7 @@ from spfemu.mm.config import CONFIG_VMA_LATCH
 from spfemu.mm.flags import VmFault
 from spfemu.mm.irq import cpu_relax_poll
 from spfemu.mm.memory import access_error
-from spfemu.mm.pgtable import pte_lockptr, pte_offset
 from spfemu.mm.rcu import call_rcu, rcu_read_lock, rcu_read_unlock
-from spfemu.mm.spinlock import spin_trylock, spin_unlock
 from spfemu.mm.vma import SlabState, __find_vma
 from spfemu.mm.vmstat import count_vm_event
 from spfemu.primitives import (
@@ -37,8 +35,6 @@ from spfemu.primitives import (
 )
 from spfemu.protocols.spf import (
     do_handle_mm_fault,
-    speculative_page_walk_begin,
-    speculative_page_walk_end,
     vma_can_speculate,
 )
 
@@ -167,45 +163,15 @@ def vma_has_changed(vma: int, seq: int) -> int:
 
 
 @kernel
-def fault_may_use_file(cpu: int, vmf: int) -> int:
-    """Tell whether the VMA is unchanged; the reference to it keeps its file."""
-    if vma_has_changed(load(vmf + VMF.orig_vma), load(vmf + VMF.seq)):
-        count_vm_event(cpu, Event.SPF_ABORT_FAULT)
-        return 0
-    return 1
+def speculation_holds(cpu: int, vmf: int, reason: int) -> int:
+    """Tell whether the VMA is unchanged; counts `reason` if not.
 
-
-@kernel
-def pte_map_lock_speculative(cpu: int, vmf: int) -> int:
-    """The commit gate of `spf`, by the VMA's own count; 1 with the lock held, or 0.
-
-    The tables of a VMA are freed only after it has been detached, which vma_has_changed sees.
+    The tables of a VMA are freed only after it has been detached, which vma_has_changed sees; its
+    file is kept by the reference to it.
     """
-    vma = load(vmf + VMF.orig_vma)
-    seq = load(vmf + VMF.seq)
-    speculative_page_walk_begin(cpu)
-    if vma_has_changed(vma, seq):
-        speculative_page_walk_end(cpu)
-        count_vm_event(cpu, Event.SPF_ABORT_PTE_MAP_LOCK_SEQ1)
+    if vma_has_changed(load(vmf + VMF.orig_vma), load(vmf + VMF.seq)):
+        count_vm_event(cpu, reason)
         return 0
-    pmd = read_once(load(vmf + VMF.pmd))
-    if pmd != load(vmf + VMF.orig_pmd):
-        speculative_page_walk_end(cpu)
-        count_vm_event(cpu, Event.SPF_ABORT_PTE_MAP_LOCK_PMD)
-        return 0
-    ptl = pte_lockptr(cpu, pmd)
-    if spin_trylock(cpu, ptl) == 0:
-        speculative_page_walk_end(cpu)
-        count_vm_event(cpu, Event.SPF_ABORT_PTE_MAP_LOCK_PTL)
-        return 0
-    if vma_has_changed(vma, seq):
-        spin_unlock(ptl)
-        speculative_page_walk_end(cpu)
-        count_vm_event(cpu, Event.SPF_ABORT_PTE_MAP_LOCK_SEQ2)
-        return 0
-    speculative_page_walk_end(cpu)
-    store(vmf + VMF.pte, pte_offset(pmd, load(vmf + VMF.address)))
-    store(vmf + VMF.ptl, ptl)
     return 1
 
 

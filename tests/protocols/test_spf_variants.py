@@ -123,7 +123,7 @@ PROTOCOL = "spf-relookup"
     "point",
     [
         after("mmap_seq_read_check"),
-        after("vma_looks_unchanged"),
+        after("speculation_holds"),
         after("spin_trylock"),
         before("set_pte"),
     ],
@@ -141,7 +141,7 @@ def test_writers_elsewhere_do_not_abort(under, scripted, area, point):
     ("point", "reason"),
     [
         (after("mmap_seq_read_check"), "SEQ1"),
-        (after("vma_looks_unchanged"), "SEQ2"),
+        (after("speculation_holds"), "SEQ2"),
         (before("spin_trylock"), "SEQ2"),
     ],
     ids=str,
