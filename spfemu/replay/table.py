@@ -12,10 +12,11 @@ from spfemu.errors import UsageError
 from spfemu.layout import NR_CPUS_MAX, PAGE_SHIFT, PAGE_SIZE, WORD
 from spfemu.mm.flags import DEFAULT_MAP_COUNT, Map, Mremap
 from spfemu.replay.encoding import ENTRY_WORDS, Step
+from spfemu.replay.extent import frames_of
 from spfemu.replay.machine import STACK, initial_flags, is_special
 from spfemu.replay.player import NOT_EMULATED
 from spfemu.replay.run import open_trace
-from spfemu.replay.size import SLACK_OF_A_RANGE, SPLITS
+from spfemu.replay.size import SPLITS
 from spfemu.segment import Segment
 from spfemu.trace.calls import Call, MemoryCall
 from spfemu.trace.order import in_order
@@ -67,12 +68,9 @@ class Table:
 
     def needs(self, pages: int) -> Needs:
         """Return what one pass holds at most, touching `pages` pages of each mapping."""
-        frames = vmas = 0
-        for entry in (e for thread in self.threads for e in thread):
-            if entry[0] in _TOUCHING:
-                frames += (2 if entry[6] else 1) * pages + SLACK_OF_A_RANGE
-            vmas += SPLITS
-        vmas = min(vmas, DEFAULT_MAP_COUNT)
+        entries = [entry for thread in self.threads for entry in thread]
+        frames = frames_of(entries, pages)
+        vmas = min(SPLITS * len(entries), DEFAULT_MAP_COUNT)
         files = self.paths + self.shared + 1
         if self.forks == 0:
             return Needs(frames, vmas, files=files)
@@ -112,9 +110,6 @@ class Table:
         mapped = entries[:, 6] > 0
         entries[mapped, 6] = files + (entries[mapped, 6] - 1) * WORD
         return entries
-
-
-_TOUCHING = (Call.MMAP, Call.MPROTECT, Call.BRK, Call.MREMAP, Step.PLACE)
 
 
 def param_word(param: Param) -> int:
