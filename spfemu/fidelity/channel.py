@@ -39,6 +39,8 @@ class Operation(IntEnum):
     VALUE = 5 * WORD
     NEW_LENGTH = 6 * WORD
     TARGET = 7 * WORD
+    FILE = 8 * WORD
+    OFFSET = 9 * WORD
 
 
 OPERATION_WORDS = len(Operation)
@@ -48,7 +50,8 @@ OPERATION_SIZE = OPERATION_WORDS * WORD
 class Record(IntEnum):
     """Words of what is observed after one operation; the lists of VMAs and pages follow.
 
-    A VMA is its start, end and rights, a page its address, first word and digest.
+    A VMA is its start, end, rights and offset in its file, a page its address, first word, digest
+    and 0.
     """
 
     RESULT = 0 * WORD
@@ -60,10 +63,13 @@ class Record(IntEnum):
 
 RECORD_WORDS = len(Record)
 RECORD_SIZE = RECORD_WORDS * WORD
-ENTRY_WORDS = 3
+ENTRY_WORDS = 4
 ENTRY_SIZE = ENTRY_WORDS * WORD
 VM_PRIVATE = 8
-"""Bit of a VMA's rights beside those of `spfemu.mm.flags.Prot`."""
+VM_FILE = 16
+"""Bits of a VMA's rights beside those of `spfemu.mm.flags.Prot`; shared memory is a file's too."""
+FILE_SIZES = (8 * PAGE_SIZE, 3 * PAGE_SIZE + 1000, 0)
+"""Lengths at first of the files that programs can map; they are called 1, 2, 3 [bytes]."""
 
 
 class Channel(IntEnum):
@@ -81,7 +87,14 @@ class Channel(IntEnum):
     FD_MEM = 184
     WRITTEN = 192  # host: the word that a touch writes
     READ = 200  # host: the word that a touch has read
-    RUSAGE = 256  # host: struct rusage
+    FILES = 208  # how the executor calls no file, then each file: descriptor or FILE
+    FILE_SIZES = 240  # 0, then the length at first of each file
+    TURN = 280  # futex word: 0 the process, 1 its forked child runs operations; 2 the child exits
+    CHILD = 288  # the forked child: pid or mm; 0: there is none
+    NEXT = 296  # index of the operation that runs
+    RUSAGE = 320  # host: struct rusage
+    CHILD_FDS = 464  # host: the child's descriptors of files in /proc/self
+    NAME = 488  # host: name of a file to open
     WINDOWS = 512  # (first address, pages), up to one with 0 pages
     PRESENCE = 1024  # a word per page of one window, 0 if none is present
     FOREIGN = 4096  # ends of the mappings that are not the program's, ascending, up to 0

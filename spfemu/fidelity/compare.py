@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from spfemu.fidelity.channel import (
     ENTRY_WORDS,
     RECORD_WORDS,
+    VM_FILE,
     VM_PRIVATE,
     Record,
 )
@@ -22,7 +23,7 @@ from spfemu.fidelity.program import WINDOW_PAGES, Bases, Operation, Window, numb
 from spfemu.layout import PAGE_SIZE, WORD
 from spfemu.mm.flags import Prot
 
-Entry = tuple[int, int, int]
+Entry = tuple[int, int, int, int]
 
 ERRNO_MAX = 4095
 _PLACED_BELOW = 1 << 43
@@ -33,7 +34,8 @@ _PLACED_BELOW = 1 << 43
 class Observation:
     """What was seen after one operation.
 
-    `vmas` are (start, end, rights), `pages` the present ones as (address, first word, digest).
+    `vmas` are (start, end, rights, offset), `pages` the present ones as (address, first word,
+    digest, 0).
     """
 
     result: int
@@ -109,7 +111,7 @@ class Names:
 
     def vmas(self, entries: Sequence[Entry]) -> str:
         """Return mappings as /proc/PID/maps has them."""
-        lines = [f"{self(s)} to {self(e)} {rights(r)}" for s, e, r in entries]
+        lines = [f"{self(s)} to {self(e)} {rights(r)}{_of_file(r, o)}" for s, e, r, o in entries]
         return ", ".join(lines) or "nothing"
 
     def pages(self, entries: Sequence[Entry]) -> str:
@@ -122,6 +124,10 @@ def rights(bits: int) -> str:
     letters = [(Prot.READ, "r"), (Prot.WRITE, "w"), (Prot.EXEC, "x")]
     text = "".join(letter if bits & bit else "-" for bit, letter in letters)
     return text + ("p" if bits & VM_PRIVATE else "s")
+
+
+def _of_file(bits: int, offset: int) -> str:
+    return f" of a file from {number(offset)} on" if bits & VM_FILE else ""
 
 
 def first_difference(streams: Streams, bases: Bases) -> Difference | None:
@@ -170,4 +176,4 @@ def _only(
 
 
 def _contents(pages: Sequence[Entry], names: Names) -> str:
-    return ", ".join(f"{names(a)}: {word:#x}, digest {digest:#x}" for a, word, digest in pages)
+    return ", ".join(f"{names(a)}: {word:#x}, digest {digest:#x}" for a, word, digest, _ in pages)

@@ -2,11 +2,13 @@
 """How the emulated kernel is looked at.  Nobody else runs, so no lock is taken."""
 
 from spfemu.events import Event
-from spfemu.fidelity.channel import MINCORE_PAGES, VM_PRIVATE, Channel
+from spfemu.fidelity.channel import MINCORE_PAGES, VM_FILE, VM_PRIVATE, Channel
 from spfemu.fidelity.interpreter import list_is_full, put_entry, skip_foreign
 from spfemu.kernel import kernel
 from spfemu.layout import CPU, MM, PAGE_SHIFT, VMA, WORD
+from spfemu.mm.context import switch_mm
 from spfemu.mm.flags import PTE_ADDR_MASK, Errno, Vm
+from spfemu.mm.fork import exit_mm, sys_fork
 from spfemu.mm.mmap import vma_map
 from spfemu.mm.pgtable import lookup_pte, pte_present
 from spfemu.mm.sched import cond_resched
@@ -35,6 +37,34 @@ def operation_done(cpu: int) -> None:
 
 
 @kernel
+def fork_child(cpu: int, channel: int) -> int:
+    """Make a child of the mm; 0 or a negative errno."""
+    child = sys_fork(cpu)
+    if child < 0:
+        return child
+    store(channel + Channel.CHILD, child)
+    return 0
+
+
+@kernel
+def switch_process(cpu: int, channel: int) -> None:
+    """Run the other mm."""
+    turn = 1 - load(channel + Channel.TURN)
+    store(channel + Channel.TURN, turn)
+    switch_mm(cpu, load(channel + (Channel.CHILD if turn else Channel.MM)))
+
+
+@kernel
+def exit_child(cpu: int, channel: int) -> None:
+    """End the child and run the process's own mm."""
+    if load(channel + Channel.TURN) == 0:
+        switch_process(cpu, channel)
+    exit_mm(cpu, load(channel + Channel.MM))
+    store(channel + Channel.TURN, 0)
+    store(channel + Channel.CHILD, 0)
+
+
+@kernel
 def minor_faults(cpu: int, channel: int) -> int:
     """Return how many faults were handled: those that end in a signal are not counted."""
     events = cpu + CPU.event
@@ -51,7 +81,7 @@ def read_map(cpu: int, channel: int, vmas: int) -> int:
     """List the program's VMAs in order of address; returns the address behind the list."""
     at = vmas
     foreign = channel + Channel.FOREIGN
-    vma = load(load(channel + Channel.MM) + MM.mmap)
+    vma = load(load(cpu + CPU.mm) + MM.mmap)
     while vma != 0 and not list_is_full(vmas, at):
         end = load(vma + VMA.vm_end)
         foreign = skip_foreign(foreign, end)
@@ -60,7 +90,11 @@ def read_map(cpu: int, channel: int, vmas: int) -> int:
             rights = flags & VM_ACCESS_FLAGS
             if (flags & Vm.SHARED) == 0:
                 rights = rights | VM_PRIVATE
-            at = put_entry(at, load(vma + VMA.vm_start), end, rights)
+            offset = 0
+            if load(vma + VMA.vm_file) != 0:
+                rights = rights | VM_FILE
+                offset = load(vma + VMA.vm_pgoff) << PAGE_SHIFT
+            at = put_entry(at, load(vma + VMA.vm_start), end, rights, offset)
         vma = load(vma + VMA.vm_next)
     return at
 
@@ -80,20 +114,20 @@ def mincore_bits(cpu: int, channel: int, address: int, length: int) -> tuple[int
 
 
 @kernel
-def find_pte(channel: int, address: int) -> int:
+def find_pte(cpu: int, address: int) -> int:
     """Return the page-table entry of `address`, 0 if there is none."""
-    return lookup_pte(load(channel + Channel.MM), address)
+    return lookup_pte(load(cpu + CPU.mm), address)
 
 
 @kernel
 def read_presence(cpu: int, channel: int, start: int, pages: int) -> None:
     """Say for each page of a window whether a frame is mapped there."""
     for i in range(pages):
-        present = pte_present(find_pte(channel, start + (i << PAGE_SHIFT)))
+        present = pte_present(find_pte(cpu, start + (i << PAGE_SHIFT)))
         store(channel + Channel.PRESENCE + i * WORD, present)
 
 
 @kernel
 def copy_present_page(cpu: int, channel: int, address: int, rights: int) -> None:
     """Copy a present page to the channel."""
-    copy_page(channel + Channel.PAGE, find_pte(channel, address) & PTE_ADDR_MASK)
+    copy_page(channel + Channel.PAGE, find_pte(cpu, address) & PTE_ADDR_MASK)

@@ -23,12 +23,14 @@ from numpy.typing import NDArray
 from spfemu import shims
 from spfemu.engines.native import NativeEngine
 from spfemu.fidelity.channel import (
+    FILE_SIZES,
     MAX_OPERATIONS,
     MAX_UNMAP,
     OPERATION_WORDS,
     Channel,
     ChannelMemory,
 )
+from spfemu.host.calls import NO_FILE
 from spfemu.layout import PAGE_MASK, PAGE_SIZE
 from spfemu.measure import processes
 from spfemu.mm.bug import Bug
@@ -195,6 +197,7 @@ class HostExecutor(Executor):
         ):
             channel[offset] = os.open(f"/proc/self/{name}", os.O_RDONLY)
         channel[Channel.START_BRK] = start_brk()
+        channel.write(Channel.FILES, [NO_FILE, *map(make_file, FILE_SIZES)])
         serve = self.engine.compiled.function("serve_host")
         # resolves what is bound at the first call, while the dynamic linker is still there
         shims.load().spf_raw_syscall(-1, 0, 0, 0, 0, 0, 0)
@@ -226,6 +229,13 @@ class HostExecutor(Executor):
         if _libc.syscall(_NR_CAPSET, header, nothing) != 0:
             error = ctypes.get_errno()
             raise OSError(error, os.strerror(error), "capset")
+
+
+def make_file(size: int) -> int:
+    """Return a descriptor of a new file in memory."""
+    fd = os.memfd_create("spfemu-fidelity-file", os.MFD_CLOEXEC)
+    os.ftruncate(fd, size)
+    return fd
 
 
 def start_brk() -> int:

@@ -12,11 +12,15 @@ import random
 from collections.abc import Sequence
 from typing import TypeVar
 
+import msgspec
+
+from spfemu.fidelity.channel import FILE_SIZES
 from spfemu.fidelity.interpreter import Kind
 from spfemu.fidelity.known import KnownDifference
 from spfemu.fidelity.program import WINDOW_PAGES, Operation, Window, unsafe
 from spfemu.layout import PAGE_SIZE, WORD
-from spfemu.mm.flags import PMD_SIZE, TASK_SIZE, Madv, Map, Mremap, Prot
+from spfemu.mm.flags import PMD_SIZE, TASK_SIZE, Madv, Map, Mremap, Msync, Prot
+from spfemu.mm.map_type import MAP_TYPE
 
 PROGRAM_OPERATIONS = 128
 """Longest program."""
@@ -32,6 +36,12 @@ _KINDS = {
     Kind.MLOCK2: 2,
     Kind.MUNLOCK: 4,
     Kind.MINCORE: 2,
+    Kind.FTRUNCATE: 4,
+    Kind.MSYNC: 3,
+    Kind.PWRITE: 4,
+    Kind.FORK: 2,
+    Kind.SWITCH: 5,
+    Kind.EXIT: 1,
     Kind.READ: 12,
     Kind.WRITE: 21,
 }
@@ -75,6 +85,7 @@ _REMAPS = (
     *(Mremap(0), Mremap.MAYMOVE | Mremap.DONTUNMAP),
     Mremap.MAYMOVE | Mremap.FIXED | Mremap.DONTUNMAP,
 )
+_MSYNCS = (*(Msync.SYNC, Msync.ASYNC, Msync.SYNC | Msync.INVALIDATE), Msync.INVALIDATE, 0)
 _LARGE = (PMD_SIZE, 2 * PMD_SIZE, PMD_SIZE + PAGE_SIZE, 3 * PMD_SIZE - 1, 1 << 30, 1 << 40)
 """Lengths for mappings that the kernel places; they are never touched."""
 _IMPOSSIBLE = (0, TASK_SIZE + PAGE_SIZE, 1 << 63, -1, -PAGE_SIZE)
@@ -133,6 +144,8 @@ class _Author:
         self.advices = self._lean(_ADVICES)
         self.extras = rng.choice((0.0, 0.1, 0.5))
         self.odd = rng.choice((0.0, 0.02, 0.1))
+        self.files = rng.choice((0.0, 0.2, 0.7))
+        self.shared = rng.choice((0.2, 0.5, 0.8))
         # how much it works on what it has mapped, and that
         self.loyalty = rng.choice((0.2, 0.8, 0.95))
         self.mapped: list[tuple[Window, int, int]] = []
@@ -198,6 +211,10 @@ class _Author:
             return self._touch(kind)
         if kind is Kind.BRK:
             return self._brk()
+        if kind in (Kind.FTRUNCATE, Kind.PWRITE):
+            return self._file_call(kind)
+        if kind in (Kind.FORK, Kind.SWITCH, Kind.EXIT):
+            return Operation(kind)
         if kind is Kind.MREMAP:
             return self._mremap()
         window, offset, length = self._odd_range(kind) if self._is_odd() else self._range()
@@ -209,6 +226,9 @@ class _Author:
         if kind is Kind.MADVISE:
             advice = self.rng.choice((-1, 5000)) if self._is_odd() else self._choose(self.advices)
             return Operation(kind, window, offset, length, value=int(advice))
+        if kind is Kind.MSYNC:
+            flags = self.rng.choice(_MSYNCS) if not self._is_odd() else self.rng.choice((5, 8))
+            return Operation(kind, window, offset, length, value=int(flags))
         if kind is Kind.MLOCK2:
             flags = self.rng.choice((0, 1, 1)) if not self._is_odd() else 2
             return Operation(kind, window, offset, length, value=flags)
@@ -227,7 +247,7 @@ class _Author:
                 window, offset = Window.ABSOLUTE, 0
             elif window is not Window.ABSOLUTE and self._is_odd():
                 offset += self.rng.randrange(PAGE_SIZE)
-            if self.rng.random() < 0.1:
+            if flags & MAP_TYPE == Map.PRIVATE and self.rng.random() < 0.1:
                 # without rights: nothing is charged for it
                 length, prot = self.rng.choice(_LARGE), 0
                 flags &= ~(Map.LOCKED | Map.POPULATE | Map.GROWSDOWN)
@@ -235,7 +255,38 @@ class _Author:
             self.mapped.append((window, offset, length))
         elif offset == 0:
             self.mapped.append((Window.TOP, TOP_SIZE - 2 * PAGE_SIZE, 2 * PAGE_SIZE))
-        return Operation(Kind.MMAP, window, offset, length, prot=prot, flags=int(flags))
+        operation = Operation(Kind.MMAP, window, offset, length, prot=prot, flags=int(flags))
+        if length <= ARENA_SIZE and self.rng.random() < self.files:
+            return self._of_file(operation)
+        return operation
+
+    def _of_file(self, operation: Operation) -> Operation:
+        """Turn a private anonymous mapping into a shared one, or one of a file."""
+        flags = operation.flags
+        if self.rng.random() < self.shared:
+            flags ^= Map.PRIVATE | Map.SHARED
+        if flags & Map.SHARED and self.rng.random() < 0.4:
+            return msgspec.structs.replace(operation, flags=flags)
+        offset = self.rng.randrange(6) * PAGE_SIZE
+        if self._is_odd():
+            offset = self.rng.choice((8, -PAGE_SIZE, 1 << 62, (1 << 63) - PAGE_SIZE))
+        if not self._is_odd():
+            flags &= ~Map.ANONYMOUS
+        file = self.rng.randint(1, len(FILE_SIZES))
+        return msgspec.structs.replace(operation, flags=flags, file=file, offset=offset)
+
+    def _file_call(self, kind: Kind) -> Operation:
+        file = self.rng.randint(1, len(FILE_SIZES))
+        if kind is Kind.PWRITE:
+            offset = self.rng.randrange(10) * PAGE_SIZE
+            offset += self.rng.randrange(PAGE_SIZE // WORD) * WORD if self.rng.random() < 0.2 else 0
+            return Operation(kind, file=file, offset=offset, value=self.rng.getrandbits(62))
+        length = self.rng.randrange(12) * PAGE_SIZE
+        if self.rng.random() < 0.4:
+            length += self.rng.randrange(PAGE_SIZE)
+        if self._is_odd():
+            length = -1
+        return Operation(kind, length=length, file=file)
 
     def _mremap(self) -> Operation:
         window, offset, length = self._range()

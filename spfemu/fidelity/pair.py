@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from spfemu.engines.source import functions_of, link
 from spfemu.errors import ResourceError, UsageError, WorkerDiedError
 from spfemu.fidelity import emulated, host, interpreter, known
 from spfemu.fidelity.channel import (
+    FILE_SIZES,
     MAX_FOREIGN,
     Channel,
     ChannelMemory,
@@ -42,14 +43,21 @@ from spfemu.fidelity.program import UNMAP_ALL, WINDOW_PAGES, Bases, Operation, P
 from spfemu.host import calls
 from spfemu.layout import PAGE_SIZE, WORD
 from spfemu.measure import build
-from spfemu.mm.flags import RLIM_INFINITY, TASK_SIZE, Map, Vm
+from spfemu.mm.flags import RLIM_INFINITY, TASK_SIZE, FileOps, Map, Vm
 from spfemu.protocols import protocol_functions
 from spfemu.segment import Geometry, Segment
 
 ARENAS = tuple((1 << 44) + (i << 40) for i in range(16))
 GUARD_PAGES = 2
 """Pages left free behind the heap's window: the heap may not grow up to another mapping."""
-GEOMETRY = Geometry(nr_frames=512, nr_vmas=4096, nr_anon_vmas=1024)
+GEOMETRY = Geometry(
+    nr_frames=1024,
+    nr_vmas=8192,
+    nr_anon_vmas=2048,
+    nr_spare_mms=1,
+    nr_avcs=16384,
+    nr_files=512,
+)
 POISON = 0x6B6B6B6B6B6B6B6B
 """What free frames hold before a program runs (include/linux/poison.h: POISON_FREE)."""
 THREADS = 2
@@ -77,7 +85,7 @@ def emulated_program(
         functions_of(emulated),
     ]
     program = link(layers, config, overrides)
-    return build.reachable(program, ("serve", "map_foreign", "cpu_idle_exit"))
+    return build.reachable(program, ("serve", "map_foreign", "sys_create", "cpu_idle_exit"))
 
 
 def host_program() -> KernelProgram:
@@ -294,6 +302,11 @@ class Pair:
             flags = int(Vm.DONTEXPAND | Vm.READ if mapping.accessible else Vm.DONTEXPAND)
             if self.engine.call("map_foreign", cpu, mapping.start, mapping.end, flags) != 0:
                 raise ResourceError(f"no room for a mapping at {mapping.start:#x}")
+        files = [
+            cast("int", self.engine.call("sys_create", cpu, size, FileOps.SHMEM))
+            for size in FILE_SIZES
+        ]
+        self.emulated.channel.write(Channel.FILES, [0, *files])
         # frames behind the zero page and the top-level table are not in use yet
         used = segment.address["frames"] - segment.base + 2 * PAGE_SIZE
         self._initial = segment.words[: used // WORD].copy()
@@ -311,6 +324,7 @@ class Pair:
             raise ResourceError(f"the executor has {len(foreign)} mappings of its own")
         channel[Channel.START_BRK] = self.bases[Window.HEAP]
         channel[Channel.MM] = self.segment.mm(0)
+        channel.write(Channel.FILE_SIZES, [0, *FILE_SIZES])
         channel.write(Channel.FOREIGN, [*(m.end for m in foreign), 0])
         windows = sorted((self.bases[window], pages) for window, pages in WINDOW_PAGES.items())
         channel.write(Channel.WINDOWS, [word for window in windows for word in window])

@@ -14,14 +14,16 @@ from pathlib import Path
 import msgspec
 
 from spfemu.errors import UsageError
-from spfemu.fidelity.channel import MAX_OPERATIONS
+from spfemu.fidelity.channel import FILE_SIZES, MAX_OPERATIONS
 from spfemu.fidelity.interpreter import Kind
 from spfemu.layout import PAGE_SIZE, WORD
-from spfemu.mm.flags import TASK_SIZE, Madv, Map, Mremap, Prot
+from spfemu.mm.flags import TASK_SIZE, Madv, Map, Mremap, Msync, Prot
 from spfemu.mm.map_type import MAP_TYPE
 
 FORMAT = "spfemu-program-1"
 _WRAP = 1 << 64
+FILE_SIZE_MAX = 64 * PAGE_SIZE
+"""Longest length that programs give to a file [bytes]."""
 
 
 class Window(StrEnum):
@@ -43,7 +45,7 @@ _EXPLAINED = {
     Window.ARENA: "far from any other mapping",
     Window.TOP: f"ends {WINDOW_PAGES[Window.TOP]} pages on, where mappings without a hint go first",
 }
-_OTHER_TYPES = (Map.SHARED, 8)  # what the emulator does not have; the other is MAP_DROPPABLE
+_MAP_DROPPABLE = 8  # a type of mapping that the emulator does not have
 _KNOWN_FLAGS = int(
     MAP_TYPE
     | Map.FIXED
@@ -56,6 +58,7 @@ _KNOWN_FLAGS = int(
     | Map.NONBLOCK
     | Map.STACK
 )
+_WITHOUT_RANGE = (Kind.BRK, Kind.UNMAP_ALL, Kind.FORK, Kind.SWITCH, Kind.EXIT)
 _BOUNDED = (Kind.MMAP, Kind.MUNMAP)
 """Calls that refuse a length beyond the address space before they do anything."""
 
@@ -66,8 +69,8 @@ Bases = Mapping[Window, int]
 class Operation(msgspec.Struct, frozen=True):
     """One call or touch.
 
-    `address` is an offset in `window`; `value` is the word written, or the advice.  The last three
-    are mremap's.
+    `address` is an offset in `window`; `value` is the word written, the advice, or flags.  The new
+    length and the target are mremap's; `file` is the number of a file, 0: none.
     """
 
     kind: Kind
@@ -80,6 +83,8 @@ class Operation(msgspec.Struct, frozen=True):
     new_length: int = 0
     target_window: Window = Window.ABSOLUTE
     target: int = 0
+    file: int = 0
+    offset: int = 0
 
     def words(self, bases: Bases) -> list[int]:
         """Return the operation as the interpreter takes it."""
@@ -87,7 +92,7 @@ class Operation(msgspec.Struct, frozen=True):
         length = signed(self.length)
         words = [int(self.kind), address, length, self.prot, self.flags, self.value]
         target = signed(bases[self.target_window] + self.target)
-        return [*words, signed(self.new_length), target]
+        return [*words, signed(self.new_length), target, self.file, signed(self.offset)]
 
 
 Program = Sequence[Operation]
@@ -108,6 +113,8 @@ class _Line(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     new_length: int = 0
     target_window: Window = Window.ABSOLUTE
     target: int = 0
+    file: int = 0
+    offset: int = 0
 
 
 class _File(msgspec.Struct):
@@ -176,7 +183,9 @@ def unsafe(operation: Operation) -> str:
 
     One that reaches out of its window could change what the executor itself lives on.
     """
-    for name in ("address", "length", "new_length", "target"):
+    if not 0 <= operation.file <= len(FILE_SIZES):
+        return "there is no such file"
+    for name in ("address", "length", "new_length", "target", "offset"):
         if not -_WRAP // 2 <= getattr(operation, name) < _WRAP:
             return f"{name} does not fit 64 bits"
     for name in ("prot", "flags", "value"):
@@ -186,11 +195,13 @@ def unsafe(operation: Operation) -> str:
     fixed = True
     if kind is Kind.MMAP:
         fixed = bool(operation.flags & Map.FIXED)
-        if operation.flags & MAP_TYPE in _OTHER_TYPES or operation.flags & ~_KNOWN_FLAGS:
+        if operation.flags & MAP_TYPE == _MAP_DROPPABLE or operation.flags & ~_KNOWN_FLAGS:
             return "the emulator does not have these flags"
     if kind is Kind.MREMAP:
         return _unsafe_mremap(operation)
-    if kind in (Kind.BRK, Kind.UNMAP_ALL) or not fixed:
+    if kind in (Kind.FTRUNCATE, Kind.PWRITE):
+        return _unsafe_file_call(operation)
+    if kind in _WITHOUT_RANGE or not fixed:
         return ""
     length = WORD if kind in (Kind.READ, Kind.WRITE) else operation.length % _WRAP
     if operation.window is Window.ABSOLUTE:
@@ -202,6 +213,16 @@ def unsafe(operation: Operation) -> str:
     refused = refused or (kind is Kind.MPROTECT and operation.window is Window.ARENA)
     inside = address < size and address + length <= size
     return "" if inside or (refused and address < size) else "it reaches out of its window"
+
+
+def _unsafe_file_call(operation: Operation) -> str:
+    """Say why a file must not be changed so: more than can be looked at is only in the way."""
+    if operation.file == 0:
+        return "it needs a file"
+    if operation.kind is Kind.PWRITE and (operation.offset < 0 or operation.offset % WORD):
+        return "it must write a whole word of the file"
+    longest = max(operation.length, operation.offset + WORD)
+    return "" if longest <= FILE_SIZE_MAX else "the file would be too long"
 
 
 def _unsafe_mremap(operation: Operation) -> str:
@@ -244,7 +265,9 @@ def statement(operation: Operation) -> str:
     match operation.kind:
         case Kind.MMAP:
             flags = _names(operation.flags, Map, "MAP_")
-            return f"mmap({at}, {length}, {_rights(operation.prot)}, {flags}, -1, 0);"
+            file = _file(operation)
+            offset = number(operation.offset)
+            return f"mmap({at}, {length}, {_rights(operation.prot)}, {flags}, {file}, {offset});"
         case Kind.MUNMAP:
             return f"munmap({at}, {length});"
         case Kind.MPROTECT:
@@ -272,6 +295,20 @@ def statement(operation: Operation) -> str:
             return f"(void)*(volatile long *)({at});"
         case Kind.WRITE:
             return f"*(volatile long *)({at}) = {number(operation.value)};"
+        case Kind.FTRUNCATE:
+            return f"ftruncate({_file(operation)}, {length});"
+        case Kind.MSYNC:
+            flags = _names(operation.value, Msync, "MS_") if operation.value else "0"
+            return f"msync({at}, {length}, {flags});"
+        case Kind.PWRITE:
+            word = number(operation.value)
+            return f"pwrite({_file(operation)}, &(long){{{word}}}, 8, {number(operation.offset)});"
+        case Kind.FORK:
+            return "fork_and_go_on_as_parent();"
+        case Kind.SWITCH:
+            return "let_the_other_process_go_on();"
+        case Kind.EXIT:
+            return "end_the_child();"
         case Kind.UNMAP_ALL:
             return "unmap_everything();"
 
@@ -286,6 +323,10 @@ def place(window: Window, offset: int) -> str:
 def number(value: int) -> str:
     """Return a number as C has it: small ones decimal, others hexadecimal."""
     return str(value) if 0 <= value < 10 else f"{value % _WRAP:#x}"
+
+
+def _file(operation: Operation) -> str:
+    return f"file{operation.file}" if operation.file else "-1"
 
 
 def _rights(prot: int) -> str:

@@ -137,6 +137,8 @@ def complexity(operation: Operation) -> tuple[int, ...]:
         windows.index(operation.window),
         operation.length % (1 << 64),
         int(operation.address % PAGE_SIZE != 0),
+        operation.file,
+        operation.offset % (1 << 64),
         operation.prot.bit_count(),
         _PROTS.index(operation.prot) if operation.prot in _PROTS else len(_PROTS),
         operation.address % (1 << 64),
@@ -144,6 +146,10 @@ def complexity(operation: Operation) -> tuple[int, ...]:
     )
 
 
+_WITH_RANGE = (
+    *(Kind.MMAP, Kind.MUNMAP, Kind.MPROTECT, Kind.MADVISE, Kind.MREMAP, Kind.MLOCK, Kind.MLOCK2),
+    *(Kind.MUNLOCK, Kind.MINCORE, Kind.MSYNC, Kind.READ, Kind.WRITE),
+)
 _PRIVATE = int(Map.PRIVATE | Map.ANONYMOUS)
 _FLAGS = (
     0,
@@ -151,6 +157,12 @@ _FLAGS = (
     _PRIVATE,
     int(_PRIVATE | Map.FIXED_NOREPLACE),
     int(_PRIVATE | Map.FIXED | Map.FIXED_NOREPLACE),
+    int(Map.SHARED | Map.ANONYMOUS | Map.FIXED),
+    int(Map.SHARED | Map.ANONYMOUS),
+    int(Map.PRIVATE | Map.FIXED),
+    int(Map.PRIVATE),
+    int(Map.SHARED | Map.FIXED),
+    int(Map.SHARED),
 )
 _PROTS = tuple(int(p) for p in (Prot.NONE, Prot.READ, Prot.READ | Prot.WRITE, Prot.WRITE))
 
@@ -169,7 +181,7 @@ def _candidates(operation: Operation) -> Iterator[Operation]:
         yield change(operation, address=0)
         yield change(operation, address=aligned // 2 & PAGE_MASK)
         yield change(operation, address=max(aligned - PAGE_SIZE, 0))
-    elif operation.kind not in (Kind.BRK, Kind.UNMAP_ALL):
+    elif operation.kind in _WITH_RANGE:
         yield change(operation, window=Window.ARENA, address=0)
     length = operation.length
     if length > 0:
@@ -183,5 +195,14 @@ def _candidates(operation: Operation) -> Iterator[Operation]:
     if operation.kind is Kind.MMAP:
         for flags in _FLAGS[1:]:
             yield change(operation, flags=flags)
+            yield change(operation, flags=flags, file=0, offset=0)
+        for file in range(1, operation.file):
+            yield change(operation, file=file)
+        for offset in (0, operation.offset & PAGE_MASK, operation.offset // 2 & PAGE_MASK):
+            yield change(operation, offset=offset)
     if operation.kind is Kind.WRITE:
         yield change(operation, value=1)
+    if operation.kind is Kind.PWRITE:
+        yield change(operation, value=1)
+        yield change(operation, offset=operation.offset & PAGE_MASK)
+        yield change(operation, offset=0)

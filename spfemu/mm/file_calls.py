@@ -79,11 +79,17 @@ def sys_msync(cpu: int, start: int, length: int, flags: int) -> int:
     both = Msync.ASYNC | Msync.SYNC
     if flags & ~MSYNC_FLAGS or start & ~PAGE_MASK or flags & both == both:
         return syscall_result(cpu, -Errno.EINVAL)
+    length = page_align(length)
+    if length == 0:
+        return 0
     mm = load(cpu + CPU.mm)
     limit = load(mm + MM.task_size)
-    if start < 0 or start > limit or length < 0 or length > limit - start:
+    end = start + length
+    # beyond user space there is nothing; a negative number is an unsigned one from 2**63 on
+    if start < 0 or start > limit or (length < 0 and end >= 0):
         return syscall_result(cpu, -Errno.ENOMEM)
-    return syscall_result(cpu, do_msync(cpu, mm, start, start + page_align(length), flags))
+    end = end if 0 <= end <= limit else limit + 1
+    return syscall_result(cpu, do_msync(cpu, mm, start, end, flags))
 
 
 @slowpath

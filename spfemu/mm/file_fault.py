@@ -25,7 +25,7 @@ from spfemu.mm.filemap import (
     next_uptodate_page,
     set_page_dirty,
 )
-from spfemu.mm.flags import VM_FAULT_ERROR, FaultFlag, FileOps, PageKind, Vm, VmFault
+from spfemu.mm.flags import PMD_SIZE, VM_FAULT_ERROR, FaultFlag, FileOps, PageKind, Vm, VmFault
 from spfemu.mm.i_mmap import vma_mapping
 from spfemu.mm.memory import (
     WRITABLE,
@@ -161,7 +161,7 @@ def __do_fault(cpu: int, vmf: int) -> int:
 def do_fault_around(cpu: int, vmf: int) -> int:
     """Map what the cache has of the 64 KiB around a read; NOPAGE if the page itself is mapped now.
 
-    The range lies within the VMA and, being aligned, within one table.
+    The range lies within the VMA and within one table.
     """
     if (load(vmf + VMF.flags) & SPECULATIVE) == 0:
         return filemap_map_pages(cpu, vmf)
@@ -181,8 +181,10 @@ def filemap_map_pages(cpu: int, vmf: int) -> int:
     mapping = vma_mapping(vma)
     start = address & -FAULT_AROUND_BYTES
     start = start if start > load(vma + VMA.vm_start) else load(vma + VMA.vm_start)
-    last = address | (FAULT_AROUND_BYTES - 1)
-    stop = last + 1 if last < load(vma + VMA.vm_end) else load(vma + VMA.vm_end)
+    stop = start + FAULT_AROUND_BYTES
+    table_end = (address | (PMD_SIZE - 1)) + 1
+    stop = stop if stop < table_end else table_end
+    stop = stop if stop < load(vma + VMA.vm_end) else load(vma + VMA.vm_end)
     first = linear_page_index(vma, start)
     end = first + ((stop - start) >> PAGE_SHIFT)
     page, index = next_uptodate_page(cpu, mapping, first, end)

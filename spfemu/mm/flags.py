@@ -262,3 +262,4 @@ class Pg(IntFlag):
     COMPOUND = 0x8000  # part of a huge frame
     WAITERS = 0x800
     LAZYFREE = 0x1000  # the contrary of PG_swapbacked: MADV_FREE gave it up
+    ANON_SHARED = 0x4000  # a fork has shared it since it was last one process's own

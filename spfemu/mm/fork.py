@@ -19,6 +19,7 @@ from spfemu.mm.flags import (
     VM_UFFD_FLAGS,
     Errno,
     PageKind,
+    Pg,
     Pte,
     Vm,
 )
@@ -78,6 +79,7 @@ from spfemu.primitives import (
     atomic_fetch_add,
     atomic_fetch_add_relaxed,
     atomic_fetch_and,
+    atomic_fetch_or,
     load,
     read_once,
     smp_store_release,
@@ -436,6 +438,8 @@ def copy_present_pte(cpu: int, mm: int, pte: int, src_pte: int, vm_flags: int) -
         if page_kind(page) == PageKind.FILE:
             add_mm_file_rss(cpu, mm, page, 1)
             found = 0
+        elif read_once(page + PAGE.flags) & Pg.ANON_SHARED == 0:
+            atomic_fetch_or(page + PAGE.flags, Pg.ANON_SHARED)
     set_pte(pte, entry & ~(Pte.ACCESSED | Pte.UFFD_WP))
     return found
 

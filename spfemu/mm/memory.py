@@ -49,6 +49,7 @@ from spfemu.mm.userfaultfd import handle_userfault
 from spfemu.mm.vmstat import count_vm_event
 from spfemu.primitives import (
     atomic_fetch_add_relaxed,
+    atomic_fetch_and,
     clear_page,
     copy_page,
     load,
@@ -243,6 +244,8 @@ def do_wp_page(cpu: int, vmf: int) -> int:
         if load(load(vmf + VMF.vma) + VMA.vm_flags) & Vm.SHARED:
             return wp_page_shared(cpu, vmf, page)
     elif wp_not_in_swap(cpu, page) and wp_can_reuse(page):
+        if read_once(page + PAGE.flags) & Pg.ANON_SHARED:
+            atomic_fetch_and(page + PAGE.flags, ~Pg.ANON_SHARED)
         set_pte(load(vmf + VMF.pte), entry | WRITABLE)
         count_vm_event(cpu, Event.WP_REUSE)
         spin_unlock(load(vmf + VMF.ptl))

@@ -38,12 +38,12 @@ def faultin_range(cpu: int, vma: int, start: int, end: int, write: int) -> int:
         if page_is_mapped(mm, address, need):
             address += PAGE_SIZE
             continue
-        count_vm_event(cpu, Event.POPULATE_FAULT)
         result = handle_mm_fault(cpu, mm, vma, address, flags)
         if result & VmFault.OOM:
             return -Errno.ENOMEM
         if result & (VmFault.SIGBUS | VmFault.SIGSEGV):
             return -Errno.EFAULT
+        count_vm_event(cpu, Event.POPULATE_FAULT)
     return 0
 
 

@@ -28,6 +28,7 @@ from spfemu.mm.flags import (
     PTE_ADDR_MASK,
     PUD_SIZE,
     PageKind,
+    Pg,
     Pte,
     Vm,
 )
@@ -341,6 +342,10 @@ def can_change_pte_writable(cpu: int, entry: int) -> int:
     page = virt_to_page(cpu, entry & PTE_ADDR_MASK)
     if page_kind(page) == PageKind.FILE:
         return (entry & Pte.DIRTY) != 0
+    # PageAnonExclusive the other way round: since 5.19 only a write fault finds that a page is not
+    # shared any more
+    if read_once(page + PAGE.flags) & Pg.ANON_SHARED:
+        return 0
     return read_once(page + PAGE.refcount) == 1
 
 

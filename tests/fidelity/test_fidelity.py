@@ -53,6 +53,9 @@ def test_random_programs_do_what_they_do_on_the_real_kernel(protocol):
     for event in ("VMA_MERGE", "VMA_SPLIT", "ANON_PAGE", "ANON_ZERO_PAGE", "WP_COPY",
                   "PAGES_ZAPPED", "TABLES_FREED", "FAULT_SIGSEGV_ACCERR"):  # fmt: skip
         assert result.events[event] > 10, event
+    for event in ("FILE_PAGE", "FILE_COW", "FILE_SHARED", "FILE_AROUND", "FAULT_SIGBUS",
+                  "PAGES_TRUNCATED", "CALL_FORK"):  # fmt: skip
+        assert result.events[event] > 0, event
     if protocol == "spf":
         assert result.events["SPF_ATTEMPT"] > result.events["SPF_ABORT"] > 0
 
@@ -65,6 +68,8 @@ def test_random_programs_do_what_they_do_on_the_real_kernel(protocol):
         ("keep_pages", {"present pages"}, 3),
         ("dirty_pages", {"contents"}, 2),
         ("needless_faults", {"minor faults"}, 4),
+        ("share_writable", {"contents", "result", "minor faults"}, 6),
+        ("keep_cut_pages", {"present pages", "contents", "result"}, 4),
     ],
 )
 def test_a_wrong_kernel_is_found_out_and_the_program_shrunk(name, aspects, most, mistake, tmp_path):

@@ -124,7 +124,7 @@ def test_what_is_no_program_is_refused(content, reason, tmp_path):
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ('{"call":"fork"}', "operation 1: no call 'fork'"),
+        ('{"call":"vfork"}', "operation 1: no call 'vfork'"),
         ('{"call":"munmap","window":"moon"}', "holds no program"),
         ('{"call":"munmap","address":4096,"length":4096}', "no impossible address"),
         ('{"call":"munmap","window":"arena","length":9999999}', "out of its window"),
@@ -132,7 +132,13 @@ def test_what_is_no_program_is_refused(content, reason, tmp_path):
         ('{"call":"write","window":"low","address":99999999}', "out of its window"),
         ('{"call":"read","address":140737488281600}', "no impossible address"),
         ('{"call":"mprotect","window":"top","length":140737488281600}', "out of its window"),
-        ('{"call":"mmap","window":"arena","length":4096,"flags":33}', "does not have these"),
+        ('{"call":"mmap","window":"arena","length":4096,"flags":40}', "does not have these"),
+        ('{"call":"mmap","window":"arena","length":4096,"flags":1,"file":4}', "no such file"),
+        ('{"call":"ftruncate","length":4096}', "needs a file"),
+        ('{"call":"ftruncate","length":1048576,"file":1}', "too long"),
+        ('{"call":"pwrite","offset":1048576,"file":1}', "too long"),
+        ('{"call":"pwrite","offset":4,"file":1}', "a whole word"),
+        ('{"call":"pwrite","offset":-8,"file":1}', "a whole word"),
         ('{"call":"mmap","length":4096,"flags":262178}', "does not have these"),
         ('{"call":"munmap","window":"arena","length":99999999999999999999}', "64 bits"),
         ('{"call":"write","window":"arena","value":9223372036854775808}', "64 bits"),
@@ -161,6 +167,14 @@ def test_a_listing_is_c():
         Operation(Kind.MUNMAP, address=1 << 63, length=1),
         Operation(Kind.READ, Window.ARENA, 8),
         Operation(Kind.WRITE, Window.ARENA, 8, value=0xABC),
+        Operation(Kind.MMAP, Window.ARENA, 0, 5, prot=1, flags=0x11, file=2, offset=0x3000),
+        Operation(Kind.FTRUNCATE, length=0x800, file=1),
+        Operation(Kind.PWRITE, file=3, offset=8, value=7),
+        Operation(Kind.MSYNC, Window.TOP, 0, 5, value=4),
+        Operation(Kind.MSYNC, Window.TOP, 0, 5),
+        Operation(Kind.FORK),
+        Operation(Kind.SWITCH),
+        Operation(Kind.EXIT),
         UNMAP_ALL,
     ]
     lines = program.listing(operations, ["arena + 0x3000"], "a note").splitlines()
@@ -177,6 +191,14 @@ def test_a_listing_is_c():
         "munmap(0x8000000000000000, 1);",
         "(void)*(volatile long *)(arena + 8);",
         "*(volatile long *)(arena + 8) = 0xabc;",
+        "mmap(arena, 5, PROT_READ, MAP_SHARED | MAP_FIXED, file2, 0x3000);",
+        "ftruncate(file1, 0x800);",
+        "pwrite(file3, &(long){7}, 8, 8);",
+        "msync(top, 5, MS_SYNC);",
+        "msync(top, 5, 0);",
+        "fork_and_go_on_as_parent();",
+        "let_the_other_process_go_on();",
+        "end_the_child();",
         "unmap_everything();",
     ]
 
@@ -277,7 +299,7 @@ def record(result, value, faults, vmas=(), pages=()):
 
 
 ARENA = BASES[Window.ARENA]
-VMA = (ARENA, ARENA + 2 * PAGE_SIZE, 11)
+VMA = (ARENA, ARENA + 2 * PAGE_SIZE, 11, 0)
 AN_MMAP = Operation(Kind.MMAP, Window.ARENA, 0, 2 * PAGE_SIZE, prot=3, flags=FIXED)
 A_READ = Operation(Kind.READ, Window.ARENA)
 SAME = record(ARENA, 0, 0, [VMA])
@@ -294,7 +316,7 @@ def difference(host, emulated, stopped="", operation=A_READ):
 
 
 def test_a_stream_is_taken_apart():
-    page = (ARENA, 5, 6)
+    page = (ARENA, 5, 6, 0)
     stream = np.array([*SAME, *record(0, 7, 1, [VMA], [page])], dtype=np.int64)
     first, second = decode(stream)
     assert first.vmas == (VMA,)
@@ -316,19 +338,28 @@ def test_equal_streams_do_not_differ():
         (record(0, 1, 1), record(0, 1, 2), "minor faults", ("2", "1")),
         (
             record(0, 1, 0, [VMA]),
-            record(0, 1, 0, [(ARENA, ARENA + PAGE_SIZE, 11)]),
+            record(0, 1, 0, [(ARENA, ARENA + PAGE_SIZE, 11, 0)]),
             "mappings",
             ("arena to arena + 0x1000 rw-p", "arena to arena + 0x2000 rw-p"),
         ),
         (
-            record(0, 1, 0, [VMA], [(ARENA, 1, 1)]),
+            record(0, 1, 0, [(ARENA, ARENA + PAGE_SIZE, 17, 0)]),
+            record(0, 1, 0, [(ARENA, ARENA + PAGE_SIZE, 17, PAGE_SIZE)]),
+            "mappings",
+            (
+                "arena to arena + 0x1000 r--s of a file from 0x1000 on",
+                "arena to arena + 0x1000 r--s of a file from 0 on",
+            ),
+        ),
+        (
+            record(0, 1, 0, [VMA], [(ARENA, 1, 1, 0)]),
             record(0, 1, 0, [VMA]),
             "present pages",
             ("none", "arena"),
         ),
         (
-            record(0, 1, 0, [VMA], [(ARENA, 1, 2)]),
-            record(0, 1, 0, [VMA], [(ARENA, 1, 3)]),
+            record(0, 1, 0, [VMA], [(ARENA, 1, 2, 0)]),
+            record(0, 1, 0, [VMA], [(ARENA, 1, 3, 0)]),
             "contents",
             ("arena: 0x1, digest 0x3", "arena: 0x1, digest 0x2"),
         ),

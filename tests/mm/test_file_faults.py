@@ -449,7 +449,9 @@ MSYNC = {
     "no flag": (page(0), PAGE_SIZE, 0, 0),
     "a hole": (page(0), 10 * PAGE_SIZE, SYNC, -Errno.ENOMEM),
     "a hole first": (page(-2), 3 * PAGE_SIZE, SYNC, -Errno.ENOMEM),
-    "too long": (page(0), -1, SYNC, -Errno.ENOMEM),
+    "too long": (page(0), 1 << 62, ASYNC, -Errno.ENOMEM),
+    "round the address space": (page(0), -PAGE_SIZE, SYNC, -Errno.ENOMEM),
+    "less than a page short of that": (page(0), -1, SYNC, 0),
     "locked": (page(4), PAGE_SIZE, INVALIDATE, -Errno.EBUSY),
     "not locked": (page(0), PAGE_SIZE, INVALIDATE, 0),
 }
