@@ -43,6 +43,7 @@ class Event(IntEnum):
     SPF_ATTEMPT_ANON = 23
     SPF_ATTEMPT_PTE = 24
     SPF_ATTEMPT_WP = 25
+    SPF_ATTEMPT_NUMA = 94
     SPF_ABORT_FAULT = 27  # the RFC's: a writer came before the file was asked
 
     ANON_ZERO_PAGE = 28  # own: zero page mapped by a read
@@ -142,6 +143,13 @@ class Event(IntEnum):
     MMU_NOTIFIER_INVALIDATE = 211  # own: invalidations that a subscriber was told of
     MMU_NOTIFIER_FAULT = 212  # own: pages looked up for a subscriber
     MMU_NOTIFIER_RETRY = 213  # own: of them, given up for an invalidation
+    NUMA_HINT_FAULTS = 185  # faults by which a scan learns who uses a page
+    NUMA_HINT_FAULTS_LOCAL = 186  # of them, on pages of the own node
+    NUMA_PTE_UPDATES = 187  # entries that scans have made fault
+    NUMA_PAGE_MIGRATED = 188  # pages moved to who uses them
+    NUMA_HIT = 189  # frames allocated on the own node
+    NUMA_MISS = 190  # frames allocated on another
+    NUMA_SCAN = 191  # own: scans
     UFFD_WAIT = 192  # own, as those below: faults that waited for their monitor
     UFFD_WAKE = 193  # faults woken by a monitor
     UFFD_COPY = 194  # pages filled with data

@@ -48,6 +48,10 @@ GUP_PAGES = 15
 """Most frames that a CPU's thread has pinned at once."""
 SWAP_CLUSTER_MAX = 32
 """Pages that a reclaimer collects before it evicts them (include/linux/swap.h)."""
+NR_NODES_MAX = 8
+"""Most NUMA nodes in one segment."""
+ZONE_WORDS = (NR_NODES_MAX - 1) * CACHE_LINE // WORD
+"""Words of the zones of all nodes but the first."""
 NR_EVENTS = 256
 """Counters that each CPU has room for."""
 HIST_SUB_BITS = 5
@@ -457,6 +461,8 @@ class MM(Struct, pad_to_line=True):
     rlimit_data = word("RLIMIT_DATA [bytes]")
     rlimit_memlock = word("RLIMIT_MEMLOCK [bytes]")
     rlimit_stack = word("RLIMIT_STACK [bytes]")
+    numa_next_scan = word("cycle count from which the next scan is due", lock="atomic")
+    numa_scan_offset = word("where it begins [bytes]", lock="who has moved numa_next_scan")
     mm_count = word("references to the struct; all users together are one", lock="atomic")
 
     mmu_notifier_lock = embed(PERCPU_RWSEM, "keeps subscribers from speculative copies", line=True)
@@ -524,6 +530,9 @@ class CPU(Struct, pad_to_line=True):
     rss_shmem = word("change of rss_shmem not yet synced", lock="owner")
     gup_nr = word("frames in `gup_pages` that are pinned", lock="owner", line=True)
     gup_pages = word("frames of the I/O that is going on", lock="owner", count=GUP_PAGES)
+    node = word("its NUMA node")
+    node_start = word("address of the PAGE of the node's first frame")
+    node_end = word("address behind that of its last")
     workload = word("parameters and state of the workload", lock="owner", line=True, count=32)
     event = word("event counts, see events.py", lock="owner", line=True, count=NR_EVENTS)
     tlb = word("(tag, pte) pairs", lock="owner", line=True, count=2 * TLB_ENTRIES)
@@ -588,6 +597,9 @@ class SYSTEM(Struct, pad_to_line=True):
     zone_chains = word("chains of PCP_BATCH frames", lock="zone_lock")
     zone_list = word("single free frames", lock="zone_lock")
     zone_free = word("free frames in the pool", lock="zone_lock")
+    more_zones = word(
+        "a line like this for each further node", lock="as above", line=True, count=ZONE_WORDS
+    )
 
     kswapd_asleep = word("futex word: 1 while kswapd sleeps", lock="atomic", line=True)
 
@@ -614,6 +626,9 @@ class SYSTEM(Struct, pad_to_line=True):
 
     uffds = word("address of the USERFAULTFD_CTX slab", line=True)
     nr_uffds = word("its slots")
+    nr_nodes = word("NUMA nodes")
+    frames_per_node = word("frames of each but the last")
+    numa_scan_period = word("time between two scans of an mm [cycles]")
     uffd_lock = word("spinlock over free contexts", lock="atomic")
     uffd_free = word("list of free contexts", lock="uffd_lock")
 

@@ -115,6 +115,8 @@ class Result(Record, frozen=True, kw_only=True):
     """How VMAs are looked up: walk or latch; null on the host."""
     khugepaged: bool = False
     """Whether a kernel thread made huge pages meanwhile."""
+    nodes: int | None = None
+    """NUMA nodes of the emulated machine; null on the host."""
     size_bytes: int
     """Size of an area."""
     areas: int

@@ -26,6 +26,7 @@ from spfemu.layout import (
     ADDRESS_SPACE,
     ANON_VMA,
     ANON_VMA_CHAIN,
+    CACHE_LINE,
     CPU,
     FILE,
     HISTOGRAM,
@@ -34,6 +35,7 @@ from spfemu.layout import (
     MM,
     MMU_NOTIFIER,
     NR_CPUS_MAX,
+    NR_NODES_MAX,
     PAGE,
     PAGE_SIZE,
     RECLAIM,
@@ -56,6 +58,7 @@ from spfemu.mm.flags import (
     Pg,
 )
 from spfemu.mm.irq import TLB_GENERATION
+from spfemu.mm.nodes import ZONE_CHAINS, ZONE_FREE, ZONE_LIST
 from spfemu.mm.page_alloc import PCP_BATCH
 from spfemu.mm.swapfile import SWAPFILE_CLUSTER
 
@@ -111,6 +114,7 @@ class Geometry:
     nr_files: int = 64
     nr_notifiers: int = 4
     nr_uffds: int = 8
+    nr_nodes: int = 1
     nr_trace_words: int = 0
     nr_swap: int = 0
     nr_huge: int = 0
@@ -120,6 +124,8 @@ class Geometry:
             raise UsageError(f"a segment holds 1 to {NR_CPUS_MAX} CPUs, not {self.nr_cpus}")
         if not 1 <= self.nr_mms <= self.nr_cpus:
             raise UsageError(f"{self.nr_cpus} CPUs can run 1 to {self.nr_cpus} mms")
+        if not 1 <= self.nr_nodes <= NR_NODES_MAX:
+            raise UsageError(f"a segment has 1 to {NR_NODES_MAX} NUMA nodes, not {self.nr_nodes}")
         if self.nr_frames < 16 + self.nr_mms:
             raise UsageError(f"a segment needs {16 + self.nr_mms} frames or more")
         if self.nr_small < 16 + self.nr_mms:
@@ -129,6 +135,11 @@ class Geometry:
     def nr_small(self) -> int:
         """Frames that are handed out one by one."""
         return self.nr_frames - self.nr_huge * HPAGE_PMD_NR
+
+    @property
+    def frames_per_node(self) -> int:
+        """Frames of each node but the last, which may have fewer; huge frames are of no node."""
+        return -(-self.nr_small // self.nr_nodes)
 
     def areas(self) -> dict[str, tuple[int, int]]:
         """Return (offset, size) in bytes of each area, in order."""
@@ -342,10 +353,19 @@ class Segment:
         cpus["vma_slab_end"] = self.address["vmas"] + g.nr_vmas * VMA.SIZE
         cpus["tlb_tag"] = TLB_GENERATION
         cpus["rcu_qs"] = 1
+        self._reset_nodes(index % g.nr_nodes)
         # any odd spread of the seed will do; zero would stay zero in an xorshift generator
         mask = (1 << 62) - 1
         mixed = (index + 1) * 0x9E3779B97F4A7C1 + (seed * 0x2545F4914F6CDD1 & mask)
         cpus["random"] = (mixed & mask) | 1
+
+    def _reset_nodes(self, node: NDArray[np.int64]) -> None:
+        """Tell each CPU its node; they are dealt out in turn."""
+        g, vmemmap = self.geometry, self.address["vmemmap"]
+        self.system["frames_per_node"] = g.frames_per_node
+        self.cpus["node"] = node
+        self.cpus["node_start"] = vmemmap + node * g.frames_per_node * PAGE.SIZE
+        self.cpus["node_end"] = self.cpus["node_start"] + g.frames_per_node * PAGE.SIZE
 
     def _reset_frames(self) -> None:
         g, pages = self.geometry, self.pages
@@ -354,25 +374,38 @@ class Segment:
         pages["refcount"][0] = 1
         frames_word = (self.address["frames"] - self.base) // WORD
         self.words[frames_word : frames_word + first * PAGE_SIZE // WORD] = 0
-        vmemmap = self.address["vmemmap"]
-        free = np.arange(first, g.nr_small, dtype=np.int64)
+        for node in range(g.nr_nodes):
+            low = max(first, node * g.frames_per_node)
+            high = min(g.nr_small, (node + 1) * g.frames_per_node)
+            self._reset_zone(node, np.arange(low, high, dtype=np.int64))
+        pages["flags"][g.nr_small :] = Pg.COMPOUND
+        self.system["huge_vmemmap"] = self.address["vmemmap"] + g.nr_small * PAGE.SIZE
+        if g.nr_huge:
+            _chain(self.huge_pages, "next", self.address["huge_pages"], HUGE_PAGE.SIZE)
+            self.system["huge_free"] = self.address["huge_pages"]
+
+    def _reset_zone(self, node: int, free: NDArray[np.int64]) -> None:
+        """Put frames into the zone of a node, in whole chains and a rest."""
+        pages, vmemmap = self.pages, self.address["vmemmap"]
+        if not len(free):
+            return
         whole = len(free) // PCP_BATCH * PCP_BATCH
-        links = vmemmap + (free + 1) * PAGE.SIZE
-        pages["lru"][first : g.nr_small] = links
-        pages["lru"][g.nr_small - 1] = 0
+        pages["lru"][free] = vmemmap + (free + 1) * PAGE.SIZE
+        pages["lru"][free[-1]] = 0
         heads = free[:whole:PCP_BATCH]
         if len(heads):
             pages["lru"][heads + PCP_BATCH - 1] = 0
             pages["private"][heads[:-1]] = vmemmap + heads[1:] * PAGE.SIZE
-            self.system["zone_chains"] = vmemmap + int(heads[0]) * PAGE.SIZE
+            self.words[self.zone_word(node, ZONE_CHAINS)] = vmemmap + int(heads[0]) * PAGE.SIZE
         if whole < len(free):
-            self.system["zone_list"] = vmemmap + int(free[whole]) * PAGE.SIZE
-        self.system["zone_free"] = len(free)
-        pages["flags"][g.nr_small :] = Pg.COMPOUND
-        self.system["huge_vmemmap"] = vmemmap + g.nr_small * PAGE.SIZE
-        if g.nr_huge:
-            _chain(self.huge_pages, "next", self.address["huge_pages"], HUGE_PAGE.SIZE)
-            self.system["huge_free"] = self.address["huge_pages"]
+            rest = vmemmap + int(free[whole]) * PAGE.SIZE
+            self.words[self.zone_word(node, ZONE_LIST)] = rest
+        self.words[self.zone_word(node, ZONE_FREE)] = len(free)
+
+    def zone_word(self, node: int, offset: int) -> int:
+        """Index in `words` of a field of a node's zone; `offset` is a ZONE_*, 0 the lock."""
+        at = self.address["system"] + SYSTEM.zone_lock + node * CACHE_LINE + offset
+        return (at - self.base) // WORD
 
     def _reset_swap(self) -> None:
         """Make all slots free, and let CPUs begin to take them far apart."""

@@ -76,6 +76,8 @@ BOUNDED_SUMS: Sums = (
         (Event.SPF_ATTEMPT,),
     ),
     ((Event.SPF_ATTEMPT_WP,), (Event.SPF_ATTEMPT_PTE,)),
+    ((Event.SPF_ATTEMPT_NUMA,), (Event.SPF_ATTEMPT,)),
+    ((Event.NUMA_HINT_FAULTS_LOCAL, Event.NUMA_PAGE_MIGRATED), (Event.NUMA_HINT_FAULTS,)),
     (FAULT_ENDS, (Event.PGFAULT, Event.POPULATE_FAULT, Event.GUP_FAULT)),
     ((Event.CALL_FAILED,), CALLS),
 )

@@ -11,6 +11,7 @@ from spfemu.checks.state import State
 from spfemu.checks.swap import cached_pages, check_swap
 from spfemu.layout import PAGE_SIZE
 from spfemu.mm.flags import PAGE_KIND_MASK, PTE_ADDR_MASK, PageKind, Pg, Pte
+from spfemu.mm.nodes import ZONE_CHAINS, ZONE_FREE, ZONE_LIST
 from spfemu.mm.page_alloc import PCP_BATCH
 
 
@@ -109,7 +110,7 @@ def _check_shared(state: State, mapped: Words) -> None:
 
 def _claim_free(state: State) -> Words:
     """Claim what is on the CPUs' lists and in the pool; check the lists' lengths."""
-    system, findings = state.segment.system, state.findings
+    findings = state.findings
     free: list[int] = []
     for index, cpu in enumerate(state.segment.cpus):
         for field, count in (("pcp_list", "pcp_count"), ("pcp_spare", "pcp_spare_count")):
@@ -117,12 +118,33 @@ def _claim_free(state: State) -> Words:
             found = _claim_list(state, name, int(cpu[field]))
             if len(found) != int(cpu[count]):
                 findings.add(f"{name} holds {len(found)} frames, but counts {int(cpu[count])}")
+            _check_node(state, name, found, int(cpu["node"]))
             free += found
-    pool = _claim_chains(state)
-    pool += _claim_list(state, "zone_list", int(system["zone_list"]))
-    if len(pool) != int(system["zone_free"]):
-        findings.add(f"the zone holds {len(pool)} frames, but counts {int(system['zone_free'])}")
-    return np.asarray(free + pool, np.int64)
+    for node in range(state.segment.geometry.nr_nodes):
+        free += _claim_zone(state, node)
+    return np.asarray(free, np.int64)
+
+
+def _claim_zone(state: State, node: int) -> list[int]:
+    """Claim the free frames in the zone of a node, which must be of that node."""
+    words, zone_word = state.segment.words, state.segment.zone_word
+    name = f" of node {node}" if node else ""
+    pool = _claim_chains(state, f"zone_chains{name}", int(words[zone_word(node, ZONE_CHAINS)]))
+    pool += _claim_list(state, f"zone_list{name}", int(words[zone_word(node, ZONE_LIST)]))
+    counted = int(words[zone_word(node, ZONE_FREE)])
+    if len(pool) != counted:
+        state.findings.add(f"the zone{name} holds {len(pool)} frames, but counts {counted}")
+    _check_node(state, f"the zone{name}", pool, node)
+    return pool
+
+
+def _check_node(state: State, name: str, frames: list[int], node: int) -> None:
+    """Check that free frames are on a list of their own node."""
+    per_node = state.segment.geometry.frames_per_node
+    state.findings.each(
+        [i for i in frames if i // per_node != node],
+        lambda i: f"{state.frame_slots.describe(i)} of node {i // per_node} is in {name}",
+    )
 
 
 def _claim_list(state: State, name: str, head: int) -> list[int]:
@@ -131,21 +153,19 @@ def _claim_list(state: State, name: str, head: int) -> list[int]:
     return found
 
 
-def _claim_chains(state: State) -> list[int]:
+def _claim_chains(state: State, zone: str, head: int) -> list[int]:
     """Claim the pool's chains, which are linked to each other by `private` of their heads."""
     slots = state.page_slots
     links = slots.indexes(state.segment.pages["private"]).tolist()
-    heads = walk(
-        state.findings, "zone_chains", slots, links, int(state.segment.system["zone_chains"])
-    )
+    heads = walk(state.findings, zone, slots, links, head)
     pool: list[int] = []
-    for head in heads:
-        name = f"the chain of {slots.describe(head)}"
-        found = walk(state.findings, name, slots, state.page_links, slots.address(head))
+    for start in heads:
+        name = f"the chain of {slots.describe(start)}"
+        found = walk(state.findings, name, slots, state.page_links, slots.address(start))
         if len(found) != PCP_BATCH:
             state.findings.add(f"{name} in the zone holds {len(found)} frames, not {PCP_BATCH}")
         pool += found
-    state.frame_owners.claim(pool, "zone_chains")
+    state.frame_owners.claim(pool, zone)
     return pool
 
 

@@ -21,6 +21,9 @@ def check_locks(state: State) -> None:
     segment, findings = state.segment, state.findings
     for name in GLOBAL_LOCKS:
         _check_spinlock(state, name, int(segment.system[name]))
+    for node in range(1, segment.geometry.nr_nodes):
+        word = int(segment.words[segment.zone_word(node, 0)])
+        _check_spinlock(state, f"zone_lock of node {node}", word)
     _check_rwsem(state, "mm_all_locks", segment.address["system"] + SYSTEM.mm_all_locks)
     findings.each(
         np.flatnonzero(segment.pages["ptl"]),

@@ -92,6 +92,14 @@ _SHARED = (
         help="Cache line of mmap_seq: that of mmap_lock, or its own.",
     ),
     click.option(
+        "--nodes",
+        type=int,
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="NUMA nodes of the emulated machine; CPUs are dealt out to them in turn.",
+    ),
+    click.option(
         "--lookup",
         type=types.Choice(("walk", "latch")),
         default="walk",
@@ -166,6 +174,7 @@ def plan_arguments(given: dict[str, Any]) -> dict[str, Any]:
         "seq_line": given["seq_line"],
         "lookup": given["lookup"],
         "khugepaged": given["khugepaged"],
+        "nodes": given["nodes"],
         "overrides": given["overrides"],
         "huge_pages": given["thp"],
         "seed": given["seed"],

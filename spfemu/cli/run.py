@@ -22,6 +22,7 @@ ONLY_EMULATOR = (
     "seq_line",
     "lookup",
     "khugepaged",
+    "nodes",
     "fault_overhead",
     "overrides",
 )

@@ -200,5 +200,10 @@ def cpu_sleep(cpu: int, word: int, expected: int, timeout_ns: int) -> int:
 
 
 @kernel
+def task_tick_numa(cpu: int) -> None:
+    """The real kernel scans by itself."""
+
+
+@kernel
 def worker_exit(cpu: int) -> None:
     """Nothing is queued."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from spfemu.errors import UsageError
-from spfemu.layout import NR_CPUS_MAX
+from spfemu.layout import NR_CPUS_MAX, NR_NODES_MAX
 from spfemu.measure import build, topology
 from spfemu.mm.flags import HPAGE_PMD_NR
 from spfemu.mm.kthread import Role
@@ -69,6 +69,8 @@ class Plan:
     seq_line: str = "shared"
     lookup: str = "walk"
     khugepaged: bool = False
+    nodes: int = 1
+    """NUMA nodes; with several, hinting faults move pages between them."""
     seed: int = field(default_factory=lambda: secrets.randbits(32))
     overrides: tuple[str, ...] = ()
     fault_overhead_ns: float = 0.0
@@ -90,6 +92,7 @@ class Plan:
         _in_range("workers", self.workers, 1, NR_CPUS_MAX)
         if workload.monitors:
             self._add_monitors()
+        _in_range("nodes", self.nodes, 1, NR_NODES_MAX)
         _in_range("writers", self.writers, 0, NR_CPUS_MAX - self.workers)
         _in_range("seconds", self.seconds, 0.01, 3600)
         _in_range("warm-up seconds", self.warmup, 0, 3600)
@@ -185,6 +188,7 @@ class Plan:
         return {
             "CONFIG_MMU_GATHER_RCU_TABLE_FREE": int(self.table_free == "rcu"),
             "CONFIG_MMAP_SEQ_OWN_LINE": int(self.seq_line == "own"),
+            "CONFIG_NUMA": int(self.nodes > 1),
             "CONFIG_VMA_LATCH": int(self.lookup == "latch"),
             "CONFIG_LATENCY": int(self.latency),
             "CONFIG_FAULT_OVERHEAD": int(self.fault_overhead_ns > 0),
@@ -242,7 +246,8 @@ class Plan:
             needs = build.workload(self.workload).needs(self.parameters)
         else:
             needs = self.trace.needs(self.parameters.pages)
-        frames = needs.frames + self.nr_cpus * SLACK_FRAMES + self.nr_mms + PCP_BATCH
+        # any node may have to hold what all use: pages go where they are used
+        frames = self.nodes * needs.frames + self.nr_cpus * SLACK_FRAMES + self.nr_mms + PCP_BATCH
         # as many huge frames as there may be pages for; the others are there as without them
         nr_huge = frames // HPAGE_PMD_NR if self.khugepaged else 0
         frames += nr_huge * HPAGE_PMD_NR
@@ -259,6 +264,7 @@ class Plan:
             max(needs.files, Geometry.nr_files),
             nr_huge=nr_huge,
             nr_uffds=max(needs.uffds, 1),
+            nr_nodes=self.nodes,
         )
         return (
             geometry if self.trace is None else replace(geometry, nr_trace_words=self.trace.words)

@@ -34,6 +34,8 @@ from spfemu.measure.workers import HANG_SECONDS, Workers
 from spfemu.mm.latency import FAULT_LATENCY, WRITER_LATENCY
 from spfemu.segment import Geometry, Segment
 
+NUMA_SCAN_SECONDS = 0.02
+"""Time between two scans of an mm: short, as samples are (Linux: 1 s to 60 s)."""
 TICK_SECONDS = 0.004
 """A scheduler tick at HZ=250: what the rwsem measures its patience with."""
 EXTRA_SHARE = 0.5
@@ -139,6 +141,8 @@ class Segments:
             self._kept[geometry] = segment
         segment.reset(plan.seed)
         segment.system["cycles_per_tick"] = round(TICK_SECONDS * cycles_per_second())
+        scan_period = round(NUMA_SCAN_SECONDS * cycles_per_second())
+        segment.system["numa_scan_period"] = scan_period
         return segment
 
     def close(self) -> None:
@@ -367,6 +371,7 @@ def make_result(series: Series, *, overhead_from_host: bool = False) -> results.
         seq_line=plan.seq_line if emulated else None,
         lookup=plan.lookup if emulated else None,
         khugepaged=plan.khugepaged and emulated,
+        nodes=plan.nodes if emulated else None,
         size_bytes=parameters.size,
         areas=parameters.areas,
         pages=parameters.pages,

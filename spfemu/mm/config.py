@@ -11,6 +11,9 @@ off, which holds off the TLB-shootdown IPI that unmappers wait for."""
 CONFIG_MMAP_SEQ_OWN_LINE = 0
 """1: mmap_seq has a cache line of its own instead of sharing that of mmap_lock."""
 
+CONFIG_NUMA = 0
+"""1: frames and CPUs belong to nodes, and NUMA hinting moves pages between them."""
+
 CONFIG_VMA_LATCH = 0
 """1: VMAs are in two copies of a latched tree, of which lookups walk the one at rest."""
 

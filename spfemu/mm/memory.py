@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 from spfemu.events import Event
 from spfemu.kernel import kernel, slowpath
 from spfemu.layout import CPU, MM, PAGE, PAGE_SHIFT, PAGE_SIZE, VMA, VMF
+from spfemu.mm.config import CONFIG_NUMA
 from spfemu.mm.flags import PTE_ADDR_MASK, FaultFlag, PageKind, Pg, Pte, Vm, VmFault
 from spfemu.mm.huge_memory import huge_pmd_fault, pmd_of_ptes
+from spfemu.mm.migrate import do_numa_page
 from spfemu.mm.mmu_notifier import (
     mmu_notifier_invalidate_range,
     mmu_notifier_invalidate_range_end,
@@ -117,6 +119,9 @@ def handle_pte_fault(cpu: int, vmf: int) -> int:
         return do_anonymous_page(cpu, vmf)
     if pte_present(load(vmf + VMF.orig_pte)) == 0:
         return do_swap_page(cpu, vmf)
+    if CONFIG_NUMA and load(vmf + VMF.orig_pte) & Pte.PROTNONE:
+        # of a VMA that gives access, or the fault would have ended before
+        return do_numa_page(cpu, vmf)
     if load(vmf + VMF.flags) & SPECULATIVE:
         count_vm_event(cpu, Event.SPF_ATTEMPT_PTE)
     if pte_spinlock(cpu, vmf) == 0:

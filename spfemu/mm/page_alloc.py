@@ -13,8 +13,18 @@ from spfemu.events import Event
 from spfemu.kernel import kernel, slowpath
 from spfemu.layout import CPU, PAGE, PAGE_SHIFT, SYSTEM
 from spfemu.mm.bug import Bug, vm_bug_on
+from spfemu.mm.config import CONFIG_NUMA
 from spfemu.mm.flags import PAGE_KIND_MASK, PageKind, Pg
 from spfemu.mm.huge_page_alloc import free_huge_subpage
+from spfemu.mm.nodes import (
+    ZONE_CHAINS,
+    ZONE_FREE,
+    ZONE_LIST,
+    alloc_remote_page,
+    free_remote_page,
+    local_zone,
+    page_is_local,
+)
 from spfemu.mm.spinlock import spin_lock, spin_unlock
 from spfemu.mm.vmstat import count_vm_event
 from spfemu.primitives import (
@@ -60,8 +70,12 @@ def rmqueue(cpu: int) -> int:
     page = load(cpu + CPU.pcp_list)
     if page == 0:
         page = rmqueue_bulk(cpu)
+        if CONFIG_NUMA and page == 0:
+            return alloc_remote_page(cpu)
         if page == 0:
             return 0
+    if CONFIG_NUMA:
+        count_vm_event(cpu, Event.NUMA_HIT)
     store(cpu + CPU.pcp_list, load(page + PAGE.lru))
     store(cpu + CPU.pcp_count, load(cpu + CPU.pcp_count) - 1)
     return page
@@ -109,18 +123,18 @@ def rmqueue_bulk(cpu: int) -> int:
         store(cpu + CPU.pcp_spare_count, 0)
         return spare
     count_vm_event(cpu, Event.ZONE_REFILL)
-    system = load(cpu + CPU.system)
-    spin_lock(cpu, system + SYSTEM.zone_lock)
+    zone = local_zone(cpu)
+    spin_lock(cpu, zone)
     count = 0
-    page = load(system + SYSTEM.zone_chains)
+    page = load(zone + ZONE_CHAINS)
     if page != 0:
-        store(system + SYSTEM.zone_chains, load(page + PAGE.private))
+        store(zone + ZONE_CHAINS, load(page + PAGE.private))
         count = PCP_BATCH
     else:
-        page, count = take_single_pages(system)
-    store(system + SYSTEM.zone_free, load(system + SYSTEM.zone_free) - count)
-    low = load(system + SYSTEM.zone_free) < load(system + SYSTEM.wmark_low)
-    spin_unlock(system + SYSTEM.zone_lock)
+        page, count = take_single_pages(zone)
+    store(zone + ZONE_FREE, load(zone + ZONE_FREE) - count)
+    low = load(zone + ZONE_FREE) < load(load(cpu + CPU.system) + SYSTEM.wmark_low)
+    spin_unlock(zone)
     if low:
         wakeup_kswapd(cpu)
     store(cpu + CPU.pcp_list, page)
@@ -129,9 +143,9 @@ def rmqueue_bulk(cpu: int) -> int:
 
 
 @kernel
-def take_single_pages(system: int) -> tuple[int, int]:
+def take_single_pages(zone: int) -> tuple[int, int]:
     """Take up to PCP_BATCH of the pool's frames that are in no chain: (their list, how many)."""
-    first = load(system + SYSTEM.zone_list)
+    first = load(zone + ZONE_LIST)
     count = 0
     last = 0
     page = first
@@ -141,28 +155,28 @@ def take_single_pages(system: int) -> tuple[int, int]:
         count += 1
     if last != 0:
         store(last + PAGE.lru, 0)
-    store(system + SYSTEM.zone_list, page)
+    store(zone + ZONE_LIST, page)
     return first, count
 
 
 @slowpath
 def drain_local_pages(cpu: int) -> None:
     """Give what is on this CPU's lists to the pool: the full one as a chain, others one by one."""
-    system = load(cpu + CPU.system)
+    zone = local_zone(cpu)
     page = load(cpu + CPU.pcp_list)
     chain = load(cpu + CPU.pcp_spare)
     drained = load(cpu + CPU.pcp_count) + load(cpu + CPU.pcp_spare_count)
-    spin_lock(cpu, system + SYSTEM.zone_lock)
+    spin_lock(cpu, zone)
     while page != 0:
         following = load(page + PAGE.lru)
-        store(page + PAGE.lru, load(system + SYSTEM.zone_list))
-        store(system + SYSTEM.zone_list, page)
+        store(page + PAGE.lru, load(zone + ZONE_LIST))
+        store(zone + ZONE_LIST, page)
         page = following
     if chain != 0:
-        store(chain + PAGE.private, load(system + SYSTEM.zone_chains))
-        store(system + SYSTEM.zone_chains, chain)
-    store(system + SYSTEM.zone_free, load(system + SYSTEM.zone_free) + drained)
-    spin_unlock(system + SYSTEM.zone_lock)
+        store(chain + PAGE.private, load(zone + ZONE_CHAINS))
+        store(zone + ZONE_CHAINS, chain)
+    store(zone + ZONE_FREE, load(zone + ZONE_FREE) + drained)
+    spin_unlock(zone)
     store(cpu + CPU.pcp_list, 0)
     store(cpu + CPU.pcp_count, 0)
     store(cpu + CPU.pcp_spare, 0)
@@ -174,6 +188,10 @@ def free_page(cpu: int, page: int) -> None:
     """Give back a frame that nobody can reach any more."""
     if load(page + PAGE.flags) & Pg.COMPOUND:
         free_huge_subpage(cpu, page)
+        return
+    if CONFIG_NUMA and page_is_local(cpu, page) == 0:
+        store(page + PAGE.flags, PageKind.FREE)
+        free_remote_page(cpu, page)
         return
     if load(cpu + CPU.pcp_count) >= PCP_BATCH:
         free_pcppages_bulk(cpu)
@@ -189,12 +207,12 @@ def free_pcppages_bulk(cpu: int) -> None:
     spare = load(cpu + CPU.pcp_spare)
     if spare != 0:
         count_vm_event(cpu, Event.ZONE_DRAIN)
-        system = load(cpu + CPU.system)
-        spin_lock(cpu, system + SYSTEM.zone_lock)
-        store(spare + PAGE.private, load(system + SYSTEM.zone_chains))
-        store(system + SYSTEM.zone_chains, spare)
-        store(system + SYSTEM.zone_free, load(system + SYSTEM.zone_free) + PCP_BATCH)
-        spin_unlock(system + SYSTEM.zone_lock)
+        zone = local_zone(cpu)
+        spin_lock(cpu, zone)
+        store(spare + PAGE.private, load(zone + ZONE_CHAINS))
+        store(zone + ZONE_CHAINS, spare)
+        store(zone + ZONE_FREE, load(zone + ZONE_FREE) + PCP_BATCH)
+        spin_unlock(zone)
     store(cpu + CPU.pcp_spare, load(cpu + CPU.pcp_list))
     store(cpu + CPU.pcp_spare_count, PCP_BATCH)
     store(cpu + CPU.pcp_list, 0)

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 from spfemu.kernel import kernel
 from spfemu.layout import CPU, CPUMASK_SHIFT, MM, SYSTEM, WORD
-from spfemu.mm.config import CONFIG_LATENCY
+from spfemu.mm.config import CONFIG_LATENCY, CONFIG_NUMA
 from spfemu.mm.kthread import Role, kthread_op
 from spfemu.mm.latency import WRITER_LATENCY, record_latency
+from spfemu.mm.numa import task_tick_numa
 from spfemu.mm.rcu import rcu_barrier
 from spfemu.mm.rss import sync_mm_rss
 from spfemu.mm.sched import cond_resched, cpu_idle_enter, cpu_idle_exit
@@ -62,6 +63,8 @@ def worker_loop(cpu: int) -> int:
         result = worker_operation(cpu)
         store(cpu + CPU.operations, load(cpu + CPU.operations) + 1)
         cond_resched(cpu)
+        if CONFIG_NUMA and load(cpu + CPU.role) <= Role.WRITER:
+            task_tick_numa(cpu)
     if result < 0:
         store(cpu + CPU.failed, -result)
     if load(cpu + CPU.role) == Role.WRITER:

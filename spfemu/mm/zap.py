@@ -20,7 +20,7 @@ from spfemu.layout import (
     VMA,
     WORD,
 )
-from spfemu.mm.config import CONFIG_LINUX_VERSION
+from spfemu.mm.config import CONFIG_LINUX_VERSION, CONFIG_NUMA
 from spfemu.mm.filemap import set_page_dirty
 from spfemu.mm.flags import (
     PGDIR_SIZE,
@@ -83,8 +83,12 @@ from spfemu.primitives import (
 class MmCp(IntFlag):
     """MM_CP_*: what else than the VMA's protection entries get (include/linux/mm.h)."""
 
+    PROT_NUMA = 2
     UFFD_WP = 4
     UFFD_WP_RESOLVE = 8
+
+
+UFFD_CHANGES = int(MmCp.UFFD_WP | MmCp.UFFD_WP_RESOLVE)
 
 
 @kernel
@@ -302,10 +306,12 @@ def change_protection(cpu: int, vma: int, start: int, end: int, cp_flags: int) -
         if slot == 0:
             next_ = (address + PUD_SIZE) & -PUD_SIZE
         else:
-            whole = pmd_huge(read_once(slot)) != 0 and next_ - address == PMD_SIZE
+            huge = pmd_huge(read_once(slot))
+            whole = huge != 0 and next_ - address == PMD_SIZE
             if whole and cp_flags == 0 and change_huge_pmd(cpu, mm, slot, prot, writable):
                 changed += 1
-            else:
+            elif huge == 0 or (cp_flags & MmCp.PROT_NUMA) == 0:
+                # a scan leaves huge pages alone
                 pmd = pmd_of_ptes(cpu, mm, slot, address)
                 if pmd != 0:
                     changed += change_pte_range(cpu, pmd, address, next_, prot, writable, cp_flags)
@@ -319,11 +325,20 @@ def change_protection(cpu: int, vma: int, start: int, end: int, cp_flags: int) -
 
 
 @kernel
-def change_entry(entry: int, cp_flags: int) -> int:
+def change_entry(cpu: int, entry: int, cp_flags: int) -> int:
     """Return an entry that maps a page, or a swap entry, as MM_CP_* flags want it.
 
-    When userfaultfd's protection ends, the write fault that follows gives the right to write.
+    When userfaultfd's protection ends, the write fault that follows gives the right to write.  A
+    scan leaves that right in the entry, where it means nothing without PRESENT, and leaves alone
+    the zero page, what others map too, and parts of huge pages.
     """
+    if cp_flags & MmCp.PROT_NUMA:
+        page = virt_to_page(cpu, entry & PTE_ADDR_MASK)
+        if entry & (Pte.SPECIAL | Pte.PROTNONE) or read_once(page + PAGE.mapcount) != 1:
+            return entry
+        if load(page + PAGE.flags) & Pg.COMPOUND:
+            return entry
+        return (entry & ~(Pte.PRESENT | Pte.USER | Pte.NX)) | Pte.PROTNONE
     if cp_flags & MmCp.UFFD_WP:
         return (entry & ~Pte.RW) | Pte.UFFD_WP
     return entry & ~Pte.UFFD_WP
@@ -353,7 +368,7 @@ def can_change_pte_writable(cpu: int, entry: int) -> int:
 def change_pte_range(
     cpu: int, pmd: int, start: int, end: int, prot: int, writable: int, cp_flags: int
 ) -> int:
-    """Rewrite the entries of one table under its lock; returns how many were present.
+    """Rewrite the entries of one table under its lock; returns how many it changed.
 
     `writable` is added to those whose page a write fault would make writable in place.
     """
@@ -363,19 +378,23 @@ def change_pte_range(
     pte = pte_offset(pmd, start)
     last = pte + ((end - start) >> PAGE_SHIFT) * WORD
     while pte < last:
-        if pte_present(read_once(pte)):
+        entry = read_once(pte)
+        changes = pte_present(entry)
+        if CONFIG_NUMA and changes and cp_flags & MmCp.PROT_NUMA:
+            changes = change_entry(cpu, entry, cp_flags) != entry
+        if changes:
             # exchanged for 0 first, so that accessed and dirty bits set meanwhile are kept
             entry = xchg(pte, 0)
             if cp_flags != 0:
-                entry = change_entry(entry, cp_flags)
+                entry = change_entry(cpu, entry, cp_flags)
             else:
                 entry = (entry & ~PTE_PROT_BITS) | prot
                 if writable != 0 and can_change_pte_writable(cpu, entry):
                     entry = entry | writable
             set_pte(pte, entry)
             changed += 1
-        elif cp_flags != 0 and is_swap_pte(read_once(pte)):
-            set_pte(pte, change_entry(read_once(pte), cp_flags))
+        elif cp_flags & UFFD_CHANGES and is_swap_pte(entry):
+            set_pte(pte, change_entry(cpu, entry, cp_flags))
         pte += WORD
     spin_unlock(ptl)
     return changed

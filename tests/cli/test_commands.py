@@ -46,7 +46,7 @@ def test_defaults_are_those_of_the_measuring_code():
     scale = {p.name: p.default for p in cli.get_command(None, "scale").params}
     plan = Plan("page_fault1")
     for name in ("protocol", "target", "engine", "mode", "workers", "writers", "seconds",
-                 "repeats", "table_free", "seq_line", "lookup"):  # fmt: skip
+                 "repeats", "table_free", "seq_line", "lookup", "nodes"):  # fmt: skip
         assert run[name] == getattr(plan, name), name
     assert not plan.overlap
     assert not plan.latency
@@ -168,7 +168,7 @@ def test_run_passes_on_every_option(spfemu, measured):
     spfemu("run", "mixed", "--protocol", "classic", "--engine", "plain", "--mode", "processes",
            "--workers", "3", "--writers", "2", "--seconds", "200ms", "--repeats", "4",
            "--size", "64K", "--table-free", "irq", "--seq-line", "own", "--seed", "7",
-           "--lookup", "latch",
+           "--lookup", "latch", "--nodes", "2",
            "--fault-overhead", "250", "--latency", "--areas", "5", "--pages", "6",
            "--rate", "10", "--overlap")  # fmt: skip
     ((plan, how),) = measured
@@ -176,6 +176,7 @@ def test_run_passes_on_every_option(spfemu, measured):
         "mixed", protocol="classic", engine="plain", mode="processes", workers=3, writers=2,
         seconds=0.2, repeats=4, size=65536, table_free="irq", seq_line="own", seed=7,
         lookup="latch",
+        nodes=2,
         fault_overhead_ns=250.0, latency=True, areas=5, pages=6, rate=10.0, overlap=True,
     )  # fmt: skip
     assert how == {"overhead_from_host": False}

@@ -22,6 +22,8 @@ from spfemu.measure.plan import Plan
         ({"table_free": "x"}, r"\(rcu, irq\)"),
         ({"seq_line": "x"}, r"\(shared, own\)"),
         ({"lookup": "x"}, r"\(walk, latch\)"),
+        ({"nodes": 0}, r"nodes must be from 1 to 8, not 0"),
+        ({"nodes": 9}, r"nodes must be from 1 to 8, not 9"),
         ({"workers": 0}, r"workers must be from 1 to 512, not 0"),
         ({"workers": 513}, r"from 1 to 512, not 513"),
         ({"workload": "mixed", "workers": 500, "writers": 13}, r"writers must be from 0 to 12"),

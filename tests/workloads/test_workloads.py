@@ -19,6 +19,7 @@ TINY = {
     "gup_fast": {"size": 1 << 15, "areas": 2, "pages": 2},
     "mixed": {"size": 1 << 15, "areas": 2, "pages": 2},
     "uffd_missing": {"size": 1 << 15, "seconds": 0.2},
+    "numa_remote": {"size": 1 << 15},
 }
 ALL = list(build.list_workloads())
 
@@ -156,6 +157,25 @@ def test_a_monitor_serves_every_fault(protocol):
     assert waited > 0
     assert sample.events["UFFD_COPY"] >= waited - 2
     assert sample.writer_operations > 0
+
+
+@pytest.mark.parametrize("protocol", sorted(set(build.protocols()) - {"bare"}))
+def test_pages_move_to_who_uses_them(protocol):
+    sample = one_sample("numa_remote", protocol=protocol, workers=2, nodes=2, seconds=0.3)
+    assert sample.events["NUMA_HINT_FAULTS"] > 0
+    # the second worker's part, and nothing of the first's, whose node it is already
+    assert 0 < sample.events["NUMA_PAGE_MIGRATED"] <= 8
+
+
+def test_with_one_node_nothing_is_scanned():
+    sample = one_sample("numa_remote", workers=2)
+    assert {n: c for n, c in sample.events.items() if "NUMA" in n and c} == {}
+
+
+@pytest.mark.parametrize("workload", ["mixed", "fork1", "uffd_missing"])
+def test_other_workloads_on_nodes(workload):
+    sample = one_sample(workload, workers=2, writers=int(workload == "mixed"), nodes=2, seconds=0.3)
+    assert sample.operations > 0
 
 
 def test_a_monitor_comes_unasked_and_alone():
