@@ -7,6 +7,7 @@ tables, as DMA does.
 
 from spfemu.kernel import kernel
 from spfemu.layout import CPU, GUP_PAGES, WORD
+from spfemu.mm.filemap import set_page_dirty
 from spfemu.mm.flags import Errno, Foll
 from spfemu.mm.gup import pin_user_pages_fast, unpin_user_page
 from spfemu.mm.page_alloc import page_address
@@ -35,8 +36,14 @@ def dma_write(cpu: int, index: int, value: int) -> None:
 
 @kernel
 def bio_release_pages(cpu: int) -> None:
-    """End the I/O: unpin its frames."""
+    """End the I/O: its frames were written to behind the page tables' back; unpin them.
+
+    Without the dirty bit, a file would lose what the device wrote, and so would memory that
+    MADV_FREE gave up before (bio_set_pages_dirty).
+    """
     for i in range(load(cpu + CPU.gup_nr)):
-        unpin_user_page(cpu, load(cpu + CPU.gup_pages + i * WORD))
+        page = load(cpu + CPU.gup_pages + i * WORD)
+        set_page_dirty(page)
+        unpin_user_page(cpu, page)
         store(cpu + CPU.gup_pages + i * WORD, 0)
     store(cpu + CPU.gup_nr, 0)

@@ -14,7 +14,7 @@ from spfemu.engines.script import after, before, waits
 from spfemu.engines.stepped import StepEngine
 from spfemu.layout import PAGE_SIZE
 from spfemu.mm.bug import Bug
-from spfemu.mm.flags import Errno, Foll, Prot
+from spfemu.mm.flags import Errno, Foll, Madv, Prot
 from spfemu.mm.gup import GUP_PIN_COUNTING_BIAS
 from spfemu.segment import Geometry, Segment
 
@@ -135,6 +135,21 @@ def test_references_that_are_no_pins(pins):
     assert pins.segment.pages["refcount"][index] == 2
     pins.engine.call("put_user_page", cpu, page)
     assert pins.segment.pages["refcount"][index] == 1
+
+
+def test_what_a_device_writes_is_not_freed_as_clean(pins):
+    """MADV_FREE gives a page up unless it is written to again, if only by a device."""
+    cpu = pins.segment.cpu(0)
+    pins.engine.call("cpu_idle_exit", cpu)
+    assert pins.engine.call("sys_madvise", cpu, PAGE, PAGE_SIZE, int(Madv.FREE)) == 0
+    pins.engine.call("cpu_idle_enter", cpu)
+    assert pins.call("pin", PAGE, 1, cpu=0) == 1
+    pins.engine.call("dma_write", cpu, 0, 77)
+    pins.unpin()
+    pins.engine.call("cpu_idle_exit", cpu)
+    assert pins.engine.call("sys_madvise", cpu, PAGE, PAGE_SIZE, int(Madv.PAGEOUT)) == 0
+    pins.engine.call("cpu_idle_enter", cpu)
+    assert pins.read(PAGE) == 77
 
 
 # Unmapping
