@@ -66,8 +66,8 @@ COMMIT_LIMIT = KnownDifference(
 )
 RECLAIM = KnownDifference(
     "reclaim",
-    "the emulated machine evicts anonymous memory only; MADV_PAGEOUT also unmaps pages of files and "
-    "of shared memory, even where there is no swap to which they could go",
+    "the emulated machine evicts anonymous memory only; MADV_PAGEOUT also unmaps pages of files "
+    "and of shared memory, even where there is no swap to which they could go",
     _asks_for_reclaim,
 )
 PMD_ALIGNMENT = KnownDifference(
