@@ -7,9 +7,9 @@ waiters by a hash of the page; here they sleep on the flags themselves, and all 
 
 from spfemu.events import Event
 from spfemu.kernel import kernel, slowpath
-from spfemu.layout import CPU, PAGE, VMF
+from spfemu.layout import PAGE, VMF
 from spfemu.mm.flags import FaultFlag, Pg
-from spfemu.mm.mmap_lock import mmap_read_unlock
+from spfemu.mm.mmap_lock import release_fault_lock
 from spfemu.mm.sched import cpu_sleep
 from spfemu.mm.vmstat import count_vm_event
 from spfemu.primitives import (
@@ -80,23 +80,19 @@ def unlock_page(page: int) -> None:
 def lock_page_or_retry(cpu: int, vmf: int, page: int) -> int:
     """Lock the page for a fault; 0 if the fault has to start afresh (VM_FAULT_RETRY).
 
-    A fault under the mmap lock lets go of that for the wait, but only once.  One that has a VMA's
-    lock or reference instead does not wait at all.
+    A fault lets go of the lock under which it found its VMA for the wait, but only once.
     """
     if trylock_page(page):
         return 1
-    return lock_page_or_retry_slowpath(cpu, load(vmf + VMF.flags), page)
+    return lock_page_or_retry_slowpath(cpu, vmf, page)
 
 
 @slowpath
-def lock_page_or_retry_slowpath(cpu: int, flags: int, page: int) -> int:
+def lock_page_or_retry_slowpath(cpu: int, vmf: int, page: int) -> int:
     """Wait for the page (__lock_page_or_retry)."""
-    if flags & FaultFlag.VMA_LOCK:
+    if load(vmf + VMF.flags) & RETRY_FIRST == FaultFlag.ALLOW_RETRY:
         count_vm_event(cpu, Event.PAGE_LOCK_RETRY)
-        return 0
-    if flags & RETRY_FIRST == FaultFlag.ALLOW_RETRY:
-        count_vm_event(cpu, Event.PAGE_LOCK_RETRY)
-        mmap_read_unlock(cpu, load(cpu + CPU.mm))
+        release_fault_lock(cpu, vmf)
         wait_on_page_locked(cpu, page)
         return 0
     lock_page_slowpath(cpu, page)

@@ -20,13 +20,21 @@ from spfemu.kernel import kernel
 from spfemu.layout import CPU
 from spfemu.mm import worker
 from spfemu.mm.direct_io import bio_map_user, bio_release_pages
-from spfemu.mm.flags import Map, Prot
+from spfemu.mm.file_calls import sys_ftruncate, sys_msync, sys_pwrite
+from spfemu.mm.file_table import sys_close, sys_create
+from spfemu.mm.flags import FileOps, Map, Msync, Prot
 from spfemu.mm.fork import exit_mm, sys_fork
 from spfemu.mm.gup import get_user_pages_fast, put_user_page
 from spfemu.mm.madvise import Madv
 from spfemu.mm.mmu import user_read, user_write
 from spfemu.mm.sched import cpu_idle_enter, cpu_idle_exit
-from spfemu.mm.syscalls import sys_madvise, sys_mmap, sys_mprotect, sys_munmap
+from spfemu.mm.syscalls import (
+    sys_madvise,
+    sys_mmap,
+    sys_mmap_file,
+    sys_mprotect,
+    sys_munmap,
+)
 from spfemu.primitives import load
 from spfemu.protocols import protocol_functions
 from spfemu.segment import Geometry, Segment
@@ -56,6 +64,64 @@ def thread_read(cpu: int, address: int) -> tuple[int, int]:
 def thread_mmap(cpu: int, address: int, length: int, prot: int, flags: int) -> int:
     cpu_idle_exit(cpu)
     result = sys_mmap(cpu, address, length, prot, flags)
+    cpu_idle_enter(cpu)
+    return result
+
+
+@kernel
+def thread_mmap_file(
+    cpu: int, address: int, length: int, prot: int, flags: int, file: int, offset: int
+) -> int:
+    cpu_idle_exit(cpu)
+    result = sys_mmap_file(cpu, address, length, prot, flags, file, offset)
+    cpu_idle_enter(cpu)
+    return result
+
+
+@kernel
+def thread_create(cpu: int, size: int, i_fop: int) -> int:
+    cpu_idle_exit(cpu)
+    result = sys_create(cpu, size, i_fop)
+    cpu_idle_enter(cpu)
+    return result
+
+
+@kernel
+def thread_close(cpu: int, file: int) -> int:
+    cpu_idle_exit(cpu)
+    result = sys_close(cpu, file)
+    cpu_idle_enter(cpu)
+    return result
+
+
+@kernel
+def thread_pwrite(cpu: int, file: int, offset: int, value: int) -> int:
+    cpu_idle_exit(cpu)
+    result = sys_pwrite(cpu, file, offset, value)
+    cpu_idle_enter(cpu)
+    return result
+
+
+@kernel
+def thread_ftruncate(cpu: int, file: int, size: int) -> int:
+    cpu_idle_exit(cpu)
+    result = sys_ftruncate(cpu, file, size)
+    cpu_idle_enter(cpu)
+    return result
+
+
+@kernel
+def thread_msync(cpu: int, address: int, length: int) -> int:
+    cpu_idle_exit(cpu)
+    result = sys_msync(cpu, address, length, Msync.SYNC)
+    cpu_idle_enter(cpu)
+    return result
+
+
+@kernel
+def thread_remove(cpu: int, address: int, length: int) -> int:
+    cpu_idle_exit(cpu)
+    result = sys_madvise(cpu, address, length, Madv.REMOVE)
     cpu_idle_enter(cpu)
     return result
 
@@ -187,6 +253,21 @@ class Process:
     def map(self, address: int, pages: int, prot: int = RW) -> int:
         """Map pages at an address."""
         assert self.call("mmap", address, pages << 12, prot, FIXED) == address
+        return address
+
+    def file(self, pages: int, ops: int = FileOps.GENERIC) -> int:
+        """Make a file whose pages are in memory and hold their number plus 100."""
+        file = self.call("create", pages << 12, int(ops))
+        assert file > 0
+        for index in range(pages):
+            assert self.call("pwrite", file, index << 12, index + 100) == 0
+        return file
+
+    def map_file(self, address: int, file: int, pages: int, flags: int, prot: int = RW) -> int:
+        """Map the first pages of a file at an address, shared or private."""
+        flags = int(flags | Map.FIXED)
+        call = ("mmap_file", address, pages << 12, prot, flags, file, 0)
+        assert self.call(*call) == address
         return address
 
     def write(self, address: int, value: int) -> None:
