@@ -29,6 +29,7 @@ from spfemu.engines.plain import KernelPanic
 from spfemu.engines.points import Point, ScriptError, Target, after, before, resolve, waits
 from spfemu.engines.schedule import RandomScheduler, replay
 from spfemu.engines.stepped import FiberState, StepEngine
+from spfemu.mm.bug import Bug
 from spfemu.segment import Segment
 
 __all__ = ["Point", "Script", "ScriptCpu", "ScriptError", "after", "before", "waits"]
@@ -221,6 +222,8 @@ class ScriptCpu:
         self._named_stop = False
         _, kind, site, *arguments = fiber.raw
         touches = kind in _MEMORY
+        if touches:
+            self.script.check_address(arguments[0])
         old = _peek(arguments[0]) if touches else 0
         depth = len(self._frames)
         panic: KernelPanic | None = None
@@ -303,8 +306,9 @@ class Script:
     """A scripted interleaving of kernel functions on named CPUs.
 
     A context manager: at its end all CPUs are freed, and an exception from inside gets the last
-    steps as a note.  `segment`, if given, lets messages name addresses.  The clock starts at 0,
-    so the same script from the same memory takes the same steps.
+    steps as a note.  `segment`, if given, lets messages name addresses, and a CPU that is about to
+    touch memory outside of it stops as at a kernel assertion.  The clock starts at 0, so the same
+    script from the same memory takes the same steps.
     """
 
     def __init__(
@@ -312,6 +316,7 @@ class Script:
     ) -> None:
         self.engine = engine
         self.texts = StepTexts(engine, segment)
+        self._memory = range(segment.base, segment.base + segment.size) if segment else None
         self.steps_max = steps_max
         self.cpus: list[ScriptCpu] = []
         self.executed: list[Executed] = []
@@ -345,6 +350,11 @@ class Script:
             raise ScriptError(str(error.args[0])) from error
         self.cpus.append(cpu)
         return cpu
+
+    def check_address(self, address: int) -> None:
+        """Raise KernelPanic instead of touching memory that is not the segment's."""
+        if self._memory is not None and address not in self._memory:
+            raise KernelPanic(Bug.OOPS)
 
     def runs_randomly(self, seed: int) -> str:
         """Run all CPUs to their ends in a random order; returns the schedule for `replays`.

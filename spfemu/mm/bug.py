@@ -22,6 +22,7 @@ class Bug(IntEnum):
     SLEEP_IN_ATOMIC = 73
     TABLE_MISSING = 74
     MM_IN_USE = 75
+    OOPS = 76  # a script: memory outside the segment is about to be touched
     PERCPU_READ_NESTED = 76
     PERCPU_NOT_ANNOUNCED = 77
 

@@ -361,3 +361,9 @@ def test_a_schedule_that_does_not_fit_is_an_error(script, segment):
         script.replays("B3")
     with pytest.raises(ScriptError, match="takes only"):
         script.replays("A100")
+
+
+def test_memory_outside_the_segment_is_not_touched(script, segment):
+    cpu = script.cpu("A", "pair_read", segment.base - 4096)
+    with pytest.raises(KernelPanic, match="OOPS"):
+        cpu.runs_to_end()
