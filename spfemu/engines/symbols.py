@@ -5,14 +5,20 @@ from __future__ import annotations
 
 from spfemu.events import Event
 from spfemu.layout import (
+    ADDRESS_SPACE,
     ANON_VMA,
     ANON_VMA_CHAIN,
     CPU,
+    FILE,
     HISTOGRAM,
     MM,
+    MMU_NOTIFIER,
     PAGE,
     PAGE_SIZE,
+    SWAP_CLUSTER,
+    SWAP_SLOT,
     SYSTEM,
+    USERFAULTFD_CTX,
     VMA,
     WORD,
     Struct,
@@ -26,9 +32,17 @@ _ARRAYS: dict[str, tuple[str, type[Struct]]] = {
     "histograms": ("histogram[{}]", HISTOGRAM),
     "anon_vmas": ("anon_vma[{}]", ANON_VMA),
     "avcs": ("avc[{}]", ANON_VMA_CHAIN),
+    "files": ("file[{}]", FILE),
+    "mappings": ("mapping[{}]", ADDRESS_SPACE),
+    "notifiers": ("notifier[{}]", MMU_NOTIFIER),
+    "uffds": ("uffd[{}]", USERFAULTFD_CTX),
+    "swap_slots": ("swap_slot[{}]", SWAP_SLOT),
+    "swap_clusters": ("swap_cluster[{}]", SWAP_CLUSTER),
     "vmas": ("vma[{}]", VMA),
     "vmemmap": ("page[{}]", PAGE),
 }
+
+_PAGES = {"frames": "frame", "swap_area": "swap"}
 
 
 def symbol(segment: Segment, address: int) -> str | None:
@@ -45,9 +59,9 @@ def _inside(area: str, offset: int) -> str:
         return "system" + _field(SYSTEM, offset)
     if area == "scratch":
         return f"scratch[{offset // WORD}]"
-    if area == "frames":
-        frame, byte = divmod(offset, PAGE_SIZE)
-        return f"frame[{frame}]" + (f"+{byte:#x}" if byte else "")
+    if area in _PAGES:
+        number, byte = divmod(offset, PAGE_SIZE)
+        return f"{_PAGES[area]}[{number}]" + (f"+{byte:#x}" if byte else "")
     name, struct = _ARRAYS[area]
     index, rest = divmod(offset, struct.SIZE)
     return name.format(index) + (_field(struct, rest) if rest else "")

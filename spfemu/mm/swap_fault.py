@@ -18,9 +18,8 @@ from spfemu.mm.memory import (
     linear_page_index,
     put_new_page,
 )
-from spfemu.mm.mmap_lock import mmap_read_unlock
 from spfemu.mm.page_alloc import alloc_page, page_address, put_page
-from spfemu.mm.page_lock import lock_page, trylock_page, unlock_page, wait_on_page_locked
+from spfemu.mm.page_lock import lock_page_or_retry, trylock_page, unlock_page
 from spfemu.mm.pgtable import set_pte
 from spfemu.mm.rss import inc_mm_counter_fast
 from spfemu.mm.spinlock import spin_unlock
@@ -126,23 +125,6 @@ def read_swap_cache(cpu: int, entry: int) -> int:
     count_vm_event(cpu, Event.PSWPIN)
     unlock_swap_page(cpu, page)
     return page
-
-
-@kernel
-def lock_page_or_retry(cpu: int, vmf: int, page: int) -> int:
-    """Lock the page; 0 if that needs waiting, which has been done without the mmap lock.
-
-    The second time, and with a lock of the VMA, the wait is with it.
-    """
-    if trylock_page(page):
-        return 1
-    flags = load(vmf + VMF.flags)
-    if flags & FaultFlag.ALLOW_RETRY and (flags & FaultFlag.TRIED) == 0:
-        mmap_read_unlock(cpu, load(load(vmf + VMF.vma) + VMA.vm_mm))
-        wait_on_page_locked(cpu, page)
-        return 0
-    lock_page(cpu, page)
-    return 1
 
 
 @kernel

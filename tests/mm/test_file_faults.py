@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What faults in mappings of files map, what calls do to it, and which counter says so.
 
-One CPU at a time; races are in test_file_races.py.
+One CPU at a time; races are in tests/protocols/test_file_overlap.py.
 """
 
 from collections.abc import Iterator

@@ -164,11 +164,11 @@ def test_the_second_time_the_locked_path_waits_with_its_lock(spf, threads, file)
 BETWEEN_COPY_AND_FILE = [
     after("mmap_seq_read_check", inside="do_speculative_fault"),
     after("speculative_page_walk_end"),
-    before("fault_may_use_file"),
-    before("read_once", inside="fault_may_use_file"),
+    before("speculation_holds"),
+    before("read_once", inside="speculation_holds"),
 ]
 BEFORE_SEQ1 = [
-    after("fault_may_use_file"),
+    after("speculation_holds"),
     after("trylock_page"),
     before("pte_map_lock"),
     before("mmap_seq_read_check", inside="pte_map_lock_speculative"),
@@ -259,7 +259,7 @@ def test_a_file_outlives_a_fault_that_asks_it(spf, threads, file):
     spf.map(AREA + (PAGES << 12), 1)
     a = threads.thread("A", "write", PAGE_1, 7)
     b = threads.thread("B", "munmap", AREA, PAGES << 12)
-    a.runs_until(after("fault_may_use_file"))
+    a.runs_until(after("speculation_holds"))
     b.runs_to_end()
     assert spf.call("close", file) == 0
     for cpu in (1, 2):
