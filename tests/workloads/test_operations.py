@@ -59,8 +59,8 @@ EXPECTED = {
     "tlb_flush2": FLUSHES,
     "tlb_flush3": FLUSHES,
 }
-RANDOM = ("gup_fast",)
-"""Operations that are not all the same."""
+RANDOM = ("gup_fast", "numa_remote")
+"""Operations that are not all the same, by choice or by what scans did meanwhile."""
 MONITORED = ("uffd_missing",)
 """Operations that wait for another process: tests/workloads/test_workloads.py."""
 WARM = 4
