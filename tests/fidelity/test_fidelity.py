@@ -7,7 +7,7 @@ import pytest
 
 from spfemu.errors import UsageError
 from spfemu.fidelity import executor, known, pair, program, run
-from spfemu.fidelity.compare import Difference
+from spfemu.fidelity.compare import Difference, first_difference
 from spfemu.fidelity.interpreter import Kind
 from spfemu.fidelity.pair import WITHOUT_MAPPINGS
 from spfemu.fidelity.program import Operation, Window
@@ -191,6 +191,68 @@ def test_a_process_is_worn_before_it_meets_the_limit(monkeypatch):
 def test_lengths_of_locks_that_reach_round_the_address_space(lock, length):
     found = run.replay([mmap(0, 2, RW), Operation(lock, Window.ARENA, PAGE, length)])
     assert found is None, found.listing
+
+
+def of_file(page, pages, prot, *, file=0, offset=0, shared=False, anonymous=False):
+    kind = Map.SHARED if shared else Map.PRIVATE
+    flags = int(kind | Map.FIXED | (Map.ANONYMOUS if anonymous else 0))
+    return Operation(
+        Kind.MMAP, Window.ARENA, page * PAGE, pages * PAGE,
+        prot=int(prot), flags=flags, file=file, offset=offset * PAGE,
+    )  # fmt: skip
+
+
+def read(page):
+    return Operation(Kind.READ, Window.ARENA, page * PAGE)
+
+
+FORK, SWITCH, EXIT = (Operation(kind) for kind in (Kind.FORK, Kind.SWITCH, Kind.EXIT))
+READ = int(Prot.READ)
+PROGRAMS = {
+    "faults around begin where the mapping does": [
+        of_file(12, 4, READ, file=1),
+        Operation(Kind.MLOCK, Window.ARENA, 13 * PAGE, 3 * PAGE),
+        of_file(13, 4, READ, file=1),
+        read(13),
+    ],
+    "populating beyond the end is no fault": [
+        of_file(0, 4, READ, file=2, offset=1),
+        Operation(Kind.MADVISE, Window.ARENA, 3 * PAGE, PAGE, value=int(Madv.POPULATE_READ)),
+    ],
+    "msync of nearly all addresses": [
+        Operation(Kind.MSYNC, Window.ARENA, 0, -PAGE + 4, value=6),
+    ],
+    "a page that a child has shared is not made writable by mprotect": [
+        mmap(0, 1, int(Prot.WRITE)), write(0), FORK, EXIT, mprotect(0, 1, RW), write(0),
+    ],
+    "a child's writes are its own": [
+        mmap(0, 2, RW), write(0), FORK, SWITCH, write(0), write(1), SWITCH, read(0), read(1),
+        write(0), SWITCH, read(0), EXIT, write(0),
+    ],
+    "a child's writes to shared memory are seen": [
+        of_file(0, 2, RW, shared=True, anonymous=True), FORK, SWITCH, write(1), SWITCH, read(1),
+        write(0), SWITCH, read(0), Operation(Kind.MUNMAP, Window.ARENA, 0, PAGE), SWITCH, read(0),
+    ],
+    "a private copy does not see the file change": [
+        of_file(0, 2, RW, file=1), write(0), read(1),
+        Operation(Kind.PWRITE, file=1, value=5),
+        Operation(Kind.PWRITE, file=1, offset=PAGE, value=5),
+        read(0), read(1),
+    ],
+    "a file that is cut": [
+        of_file(0, 8, RW, file=1), of_file(8, 8, RW, file=1, shared=True), write(3), write(11),
+        Operation(Kind.FTRUNCATE, length=3 * PAGE + 100, file=1), read(11), read(3), read(12),
+        Operation(Kind.FTRUNCATE, length=8 * PAGE, file=1), read(12), write(12), read(4),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("protocol", ["spf", "vma-refcount"])
+def test_programs_on_files_and_children(protocol):
+    with pair.Pair(protocol) as both:
+        for name, operations in PROGRAMS.items():
+            streams = both.run(operations)
+            assert streams.equal, f"{name}: {first_difference(streams, both.bases)}"
 
 
 def test_changes_are_all_tried():
