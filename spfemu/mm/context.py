@@ -6,10 +6,11 @@ lazy mode: a CPU leaves an mm before it drops its reference, so nobody runs an m
 """
 
 from spfemu.kernel import kernel
-from spfemu.layout import CPU, CPUMASK_SHIFT, MM, VMACACHE_SIZE, WORD
+from spfemu.layout import CPU, CPUMASK_SHIFT, MM, WORD
 from spfemu.mm.bug import Bug, vm_bug_on
 from spfemu.mm.irq import local_flush_tlb
 from spfemu.mm.rss import sync_mm_rss
+from spfemu.mm.vmacache import vmacache_flush
 from spfemu.primitives import (
     atomic_fetch_and,
     atomic_fetch_or,
@@ -53,11 +54,3 @@ def switch_mm(cpu: int, next_mm: int) -> None:
     # Releases what was written through the TLB to flushers of `prev`, which no longer wait for
     # this CPU (flush_tlb_others, mm_has_cpu).
     atomic_fetch_and(cpumask_word(prev, load(cpu + CPU.id)), ~bit)
-
-
-@kernel
-def vmacache_flush(cpu: int, mm: int) -> None:
-    """Forget the cached VMAs, which are another mm's, and begin to cache those of `mm`."""
-    store(cpu + CPU.vmacache_seqnum, smp_load_acquire(mm + MM.vmacache_seqnum))
-    for i in range(VMACACHE_SIZE):
-        store(cpu + CPU.vmacache + i * WORD, 0)
