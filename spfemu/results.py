@@ -142,6 +142,10 @@ class Result(Record, frozen=True, kw_only=True):
     memory_bytes: int | None = None
     """Size of the segment; null on the host."""
     memory_overhead_bytes: int | None = None
+    frames_bytes: int | None = None
+    """Memory of the emulated machine; null on the host."""
+    swap_bytes: int | None = None
+    """Its swap area; null on the host."""
     """What of it is neither frames nor page tables."""
 
 

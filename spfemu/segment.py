@@ -414,7 +414,7 @@ class Segment:
             return
         clusters = g.nr_swap_clusters
         self.system["nr_swap_clusters"] = clusters
-        self.system["wmark_low"] = max(2 * PCP_BATCH, g.nr_frames // 64)
+        self.system["wmark_low"] = max(2 * PCP_BATCH, g.nr_frames // g.nr_nodes // 64)
         self.system["wmark_high"] = 2 * self.system["wmark_low"]
         first = np.arange(clusters, dtype=np.int64) * SWAPFILE_CLUSTER
         size = np.minimum(SWAPFILE_CLUSTER, g.nr_swap - first)

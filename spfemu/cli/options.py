@@ -119,6 +119,19 @@ _SHARED = (
         help="Time spun in every fault for what the emulator leaves out; 'host' measures it.  "
         "[default: 0]",
     ),
+    click.option(
+        "--swap",
+        type=types.Size(),
+        default=0,
+        metavar="BYTES",
+        help="Swap area of the emulated machine, with kswapd.  [default: none]",
+    ),
+    click.option(
+        "--memory",
+        type=types.Size(),
+        metavar="BYTES",
+        help="Memory of the emulated machine.  [default: what the workload needs]",
+    ),
     override,
     click.option("--thp", is_flag=True, help="Host: leave transparent huge pages on."),
     click.option("--seed", type=types.Seed(), metavar="K", help="Makes random choices the same."),
@@ -175,6 +188,8 @@ def plan_arguments(given: dict[str, Any]) -> dict[str, Any]:
         "lookup": given["lookup"],
         "khugepaged": given["khugepaged"],
         "nodes": given["nodes"],
+        "swap": given["swap"],
+        "memory": given["memory"],
         "overrides": given["overrides"],
         "huge_pages": given["thp"],
         "seed": given["seed"],

@@ -23,6 +23,8 @@ ONLY_EMULATOR = (
     "lookup",
     "khugepaged",
     "nodes",
+    "swap",
+    "memory",
     "fault_overhead",
     "overrides",
 )

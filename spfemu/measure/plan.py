@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from spfemu.errors import UsageError
-from spfemu.layout import NR_CPUS_MAX, NR_NODES_MAX
+from spfemu.layout import NR_CPUS_MAX, NR_NODES_MAX, PAGE_SIZE
 from spfemu.measure import build, topology
-from spfemu.mm.flags import HPAGE_PMD_NR
+from spfemu.mm.flags import HPAGE_PMD_NR, PTRS_PER_TABLE
 from spfemu.mm.kthread import Role
 from spfemu.mm.page_alloc import PCP_BATCH
 from spfemu.mm.rcu import RCU_QHIMARK
 from spfemu.segment import Geometry
-from spfemu.workloads.parameters import TRACE, Parameters
+from spfemu.workloads.parameters import TRACE, Needs, Parameters
 
 if TYPE_CHECKING:
     from spfemu.replay.table import Table
@@ -34,6 +34,10 @@ LOOKUP = ("walk", "latch")
 SLACK_FRAMES = 4 * PCP_BATCH + RCU_QHIMARK + 256
 """Frames per CPU on its own lists, and page tables waiting for a grace period: from RCU_QHIMARK
 on a CPU runs its callbacks as fast as grace periods end."""
+SLACK_LISTS = 4 * PCP_BATCH
+"""Frames per CPU that its lists and those between them and the pool may hold."""
+SLACK_PAGES = 256
+"""Pages in memory at a time with which anything gets on."""
 SLACK_VMAS = 256
 """VMA slots per CPU that are cached or wait for a grace period."""
 SLACK_OPERATIONS = 16
@@ -75,6 +79,10 @@ class Plan:
     overrides: tuple[str, ...] = ()
     fault_overhead_ns: float = 0.0
     latency: bool = False
+    swap: int = 0
+    """Bytes of the swap area; with any, kswapd runs."""
+    memory: int | None = None
+    """Bytes of the emulated machine's frames; None: as many as the workload needs."""
     huge_pages: bool = False
     """Host target: leave transparent huge pages as the system has them."""
     trace: Table | None = None
@@ -105,6 +113,7 @@ class Plan:
         _in_range("rate", parameters.rate, 0, 1e9)
         self._check_writers(workload)
         self._check_bare(workload)
+        self._check_memory()
         self._check_trace()
         if self.target == "host" and self.engine != "native":
             raise UsageError("--target host runs compiled code only: use --engine native")
@@ -124,6 +133,32 @@ class Plan:
             raise UsageError("a recording is measured on the emulator, with threads")
         if self.workers != len(self.trace.threads):
             raise UsageError("a recording has as many workers as it has threads")
+
+    def _check_memory(self) -> None:
+        _in_range("swap", self.swap, 0, 1 << 40)
+        if self.target == "host" and (self.swap or self.memory is not None):
+            raise UsageError("memory and swap are the emulated machine's: use --target emulator")
+        if self.memory is None or self.target == "host":
+            return
+        if self.memory < self.least_memory:
+            raise UsageError(
+                f"{self.memory} bytes of memory are too little for {self.nr_cpus} CPUs' free lists "
+                f"and the page tables of {self.workload}: give {self.least_memory} or more"
+            )
+
+    @property
+    def least_memory(self) -> int:
+        """Bytes below which not even a few pages can be in memory at a time."""
+        tables = self._needs.frames // PTRS_PER_TABLE + 4 * self.nr_mms
+        frames = self.nr_cpus * SLACK_LISTS + 2 * tables + SLACK_PAGES
+        return frames * PAGE_SIZE
+
+    @property
+    def _needs(self) -> Needs:
+        """What the workload needs."""
+        if self.trace is None:
+            return build.workload(self.workload).needs(self.parameters)
+        return self.trace.needs(self.parameters.pages)
 
     def _check_writers(self, workload: build.Workload) -> None:
         if self.writers and not workload.has_writers:
@@ -164,6 +199,7 @@ class Plan:
                 workload.locked_faults,
                 f"has no faults under the mmap lock, by which {name} gets frames: {other}",
             ),
+            (self.swap, f"does not say where pages are mapped, so none can be reclaimed: {other}"),
             (files, f"knows no files, which {name} maps: {other}"),
         ):
             if holds:
@@ -204,9 +240,10 @@ class Plan:
     @property
     def kthreads(self) -> tuple[Role, ...]:
         """Kernel threads that run beside them."""
-        if self.khugepaged and self.target == "emulator":
-            return (Role.KHUGEPAGED,)
-        return ()
+        if self.target == "host":
+            return ()
+        roles = ((self.swap, Role.KSWAPD), (self.khugepaged, Role.KHUGEPAGED))
+        return tuple(role for wanted, role in roles if wanted)
 
     @property
     def nr_cpus(self) -> int:
@@ -242,12 +279,11 @@ class Plan:
         """The segment that the plan needs."""
         if self.target == "host":
             return Geometry(self.nr_cpus, self.nr_mms, 16 + self.nr_mms, 8, 8)
-        if self.trace is None:
-            needs = build.workload(self.workload).needs(self.parameters)
-        else:
-            needs = self.trace.needs(self.parameters.pages)
+        needs = self._needs
         # any node may have to hold what all use: pages go where they are used
         frames = self.nodes * needs.frames + self.nr_cpus * SLACK_FRAMES + self.nr_mms + PCP_BATCH
+        if self.memory is not None:
+            frames = self.memory // PAGE_SIZE
         # as many huge frames as there may be pages for; the others are there as without them
         nr_huge = frames // HPAGE_PMD_NR if self.khugepaged else 0
         frames += nr_huge * HPAGE_PMD_NR
@@ -265,6 +301,7 @@ class Plan:
             nr_huge=nr_huge,
             nr_uffds=max(needs.uffds, 1),
             nr_nodes=self.nodes,
+            nr_swap=self.swap // PAGE_SIZE,
         )
         return (
             geometry if self.trace is None else replace(geometry, nr_trace_words=self.trace.words)

@@ -387,12 +387,14 @@ def make_result(series: Series, *, overhead_from_host: bool = False) -> results.
         probes=[_probe(s, s.probes) for s in samples if s.probes is not None],
         memory_bytes=geometry.size if emulated else None,
         memory_overhead_bytes=_overhead(geometry) if emulated else None,
+        frames_bytes=geometry.nr_frames * PAGE_SIZE if emulated else None,
+        swap_bytes=geometry.nr_swap * PAGE_SIZE if emulated else None,
     )
 
 
 def _overhead(geometry: Geometry) -> int:
-    """Bytes of a segment that are not frames (page tables stand in frames)."""
-    return geometry.size - geometry.nr_frames * PAGE_SIZE
+    """Bytes of a segment that are no frames (page tables stand in frames) and no swap area."""
+    return geometry.size - (geometry.nr_frames + geometry.nr_swap) * PAGE_SIZE
 
 
 def _estimate(samples: list[float]) -> results.Estimate:

@@ -18,6 +18,7 @@ from spfemu.mm.config import CONFIG_NUMA
 from spfemu.mm.flags import PTE_ADDR_MASK, FaultFlag, PageKind, Pg, Pte, Vm, VmFault
 from spfemu.mm.huge_memory import huge_pmd_fault, pmd_of_ptes
 from spfemu.mm.migrate import do_numa_page
+from spfemu.mm.mmap_lock import release_fault_lock
 from spfemu.mm.mmu_notifier import (
     mmu_notifier_invalidate_range,
     mmu_notifier_invalidate_range_end,
@@ -385,9 +386,18 @@ def vmf_alloc_slowpath(cpu: int, vmf: int) -> int:
 
 @slowpath
 def vmf_no_page(cpu: int, vmf: int) -> int:
-    """Return the VM_FAULT_* bits of a fault without memory: a speculative one does not decide."""
-    if load(vmf + VMF.flags) & SPECULATIVE:
+    """Return the VM_FAULT_* bits of a fault without memory: only one under the mmap lock decides.
+
+    Whoever has that lock can walk the page tables; others may find a writer waiting for it, and
+    nothing to reclaim.
+    """
+    flags = load(vmf + VMF.flags)
+    if flags & SPECULATIVE:
         count_vm_event(cpu, Event.SPF_ABORT_RECLAIM)
+        return VmFault.RETRY
+    if flags & FaultFlag.VMA_LOCK:
+        if flags & FaultFlag.ALLOW_RETRY:
+            release_fault_lock(cpu, vmf)
         return VmFault.RETRY
     return VmFault.OOM
 

@@ -6,8 +6,6 @@ entry.  A page that nobody else has is made writable at once if that is what the
 another one goes on to copy-on-write.
 """
 
-from typing import TYPE_CHECKING
-
 from spfemu.events import Event
 from spfemu.kernel import kernel, slowpath
 from spfemu.layout import ANON_VMA, MM, PAGE, VMA, VMF
@@ -16,7 +14,9 @@ from spfemu.mm.memory import (
     WRITABLE,
     do_wp_page,
     linear_page_index,
+    pte_map_lock_nonspec,
     put_new_page,
+    vmf_no_page,
 )
 from spfemu.mm.page_alloc import alloc_page, page_address, put_page
 from spfemu.mm.page_lock import lock_page_or_retry, trylock_page, unlock_page
@@ -42,9 +42,6 @@ from spfemu.primitives import (
     store,
 )
 
-if TYPE_CHECKING:  # defined by the protocol
-    from spfemu.protocols.classic import pte_map_lock
-
 ANON_LOCKED = int(PageKind.ANON) | int(Pg.LOCKED)
 
 
@@ -64,18 +61,17 @@ def do_swap_page(cpu: int, vmf: int) -> int:
         return VmFault.RETRY
     entry = pte_to_swp_entry(load(vmf + VMF.orig_pte))
     page = swapin_page(cpu, entry)
-    if page <= 0:
-        # without memory out of memory; without a page the entry is gone from the pte too
-        return VmFault.OOM if page < 0 else 0
+    if page < 0:
+        return vmf_no_page(cpu, vmf)
+    if page == 0:
+        # the entry is gone from the pte, too
+        return 0
     if lock_page_or_retry(cpu, vmf, page) == 0:
         put_page(cpu, page)
         return VmFault.RETRY
     if page_swapcache(page) == 0 or load(page + PAGE.private) != entry:
         return swap_fault_lost(cpu, page)
-    store(vmf + VMF.pte, 0)
-    if pte_map_lock(cpu, vmf) == 0:
-        swap_fault_lost(cpu, page)
-        return VmFault.RETRY
+    pte_map_lock_nonspec(cpu, vmf)
     if read_once(load(vmf + VMF.pte)) != load(vmf + VMF.orig_pte):
         spin_unlock(load(vmf + VMF.ptl))
         return swap_fault_lost(cpu, page)

@@ -17,8 +17,8 @@ from spfemu.kernel import kernel, slowpath
 from spfemu.layout import CPU, MM, PAGE, PAGE_SHIFT, RECLAIM, SWAP_CLUSTER_MAX, SYSTEM, VMA, WORD
 from spfemu.mm.flags import PTE_ADDR_MASK, PUD_SIZE, PageKind, Pg, Pte, Vm
 from spfemu.mm.gup import page_maybe_dma_pinned
-from spfemu.mm.irq import irq_poll
 from spfemu.mm.mmap_lock import mmap_read_trylock, mmap_read_unlock
+from spfemu.mm.nodes import ZONE_FREE, node_zone
 from spfemu.mm.page_alloc import (
     drain_local_pages,
     free_page,
@@ -31,7 +31,7 @@ from spfemu.mm.page_alloc import (
 from spfemu.mm.page_lock import trylock_page
 from spfemu.mm.pgtable import find_pmd, pmd_bad, pte_lockptr, pte_offset, pte_present
 from spfemu.mm.rmap_walk import page_mapped, page_referenced, try_to_unmap
-from spfemu.mm.sched import cpu_sleep
+from spfemu.mm.sched import cond_resched, cpu_sleep
 from spfemu.mm.spinlock import spin_lock, spin_unlock
 from spfemu.mm.swap_state import (
     add_to_swap,
@@ -163,11 +163,12 @@ def isolate_vma(cpu: int, vma: int, start: int) -> int:
 def isolate_mm(cpu: int, mm: int) -> int:
     """Collect pages of one process from where the last walk ended; 0 once its end is reached.
 
-    Only tries for the mmap lock: a process that maps and unmaps is left alone.  The note of what
-    this CPU has locked is kept, a fault may be what reclaims.
+    Only tries for the mmap lock: a process that maps and unmaps is left alone.  A fault or fork
+    that reclaims has the lock of its own process already, which others may be waiting for.
     """
     held = load(cpu + CPU.mmap_lock_held)
-    if mmap_read_trylock(cpu, mm) == 0:
+    own = held != 0 and load(cpu + CPU.mm) == mm
+    if own == 0 and mmap_read_trylock(cpu, mm) == 0:
         return 0
     address = read_once(mm + MM.scan_address)
     vma = find_vma(cpu, mm, address)
@@ -176,8 +177,9 @@ def isolate_mm(cpu: int, mm: int) -> int:
         address = isolate_vma(cpu, vma, first if first > address else address)
         if address == load(vma + VMA.vm_end):
             vma = load(vma + VMA.vm_next)
-    mmap_read_unlock(cpu, mm)
-    store(cpu + CPU.mmap_lock_held, held)
+    if own == 0:
+        mmap_read_unlock(cpu, mm)
+        store(cpu + CPU.mmap_lock_held, held)
     write_once(mm + MM.scan_address, address if vma != 0 else 0)
     return vma != 0
 
@@ -353,7 +355,7 @@ def alloc_pages_slowpath(cpu: int) -> int:
         freed = try_to_free_pages(cpu)
         if freed == 0:
             failures += 1
-        if freed != 0 or read_once(load(cpu + CPU.system) + SYSTEM.zone_free) != 0:
+        if freed != 0 or zones_free(cpu) != 0:
             page = rmqueue(cpu)
             if page != 0:
                 return page
@@ -375,10 +377,22 @@ def wakeup_kswapd(cpu: int) -> None:
 
 
 @kernel
+def zones_free(cpu: int) -> int:
+    """Return how many frames are in the pools of all nodes, as of some moments."""
+    free = 0
+    for nid in range(load(load(cpu + CPU.system) + SYSTEM.nr_nodes)):
+        free += read_once(node_zone(cpu, nid) + ZONE_FREE)
+    return free
+
+
+@kernel
 def zone_below(cpu: int, mark: int) -> int:
-    """Tell whether the pool has fewer free frames than a field of SYSTEM says."""
+    """Tell whether the pool of a node has fewer free frames than a field of SYSTEM says."""
     system = load(cpu + CPU.system)
-    return read_once(system + SYSTEM.zone_free) < load(system + mark)
+    below = 0
+    for nid in range(load(system + SYSTEM.nr_nodes)):
+        below = below | (read_once(node_zone(cpu, nid) + ZONE_FREE) < load(system + mark))
+    return below
 
 
 @kernel
@@ -393,7 +407,7 @@ def kswapd_op(cpu: int) -> int:
     while freed != 0 and zone_below(cpu, SYSTEM.wmark_high):
         freed = try_to_free_pages(cpu)
         drain_local_pages(cpu)
-        irq_poll(cpu)
+        cond_resched(cpu)
     asleep = load(cpu + CPU.system) + SYSTEM.kswapd_asleep
     xchg(asleep, 1)
     if freed == 0 or zone_below(cpu, SYSTEM.wmark_low) == 0:

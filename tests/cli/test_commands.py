@@ -168,15 +168,14 @@ def test_run_passes_on_every_option(spfemu, measured):
     spfemu("run", "mixed", "--protocol", "classic", "--engine", "plain", "--mode", "processes",
            "--workers", "3", "--writers", "2", "--seconds", "200ms", "--repeats", "4",
            "--size", "64K", "--table-free", "irq", "--seq-line", "own", "--seed", "7",
-           "--lookup", "latch", "--nodes", "2",
+           "--lookup", "latch", "--nodes", "2", "--swap", "8M", "--memory", "9M",
            "--fault-overhead", "250", "--latency", "--areas", "5", "--pages", "6",
            "--rate", "10", "--overlap")  # fmt: skip
     ((plan, how),) = measured
     assert plan == Plan(
         "mixed", protocol="classic", engine="plain", mode="processes", workers=3, writers=2,
         seconds=0.2, repeats=4, size=65536, table_free="irq", seq_line="own", seed=7,
-        lookup="latch",
-        nodes=2,
+        lookup="latch", nodes=2, swap=8 << 20, memory=9 << 20,
         fault_overhead_ns=250.0, latency=True, areas=5, pages=6, rate=10.0, overlap=True,
     )  # fmt: skip
     assert how == {"overhead_from_host": False}

@@ -41,6 +41,10 @@ from spfemu.measure.plan import Plan
         ({"workload": "mixed", "workers": 2, "protocol": "bare"}, r"touch the same pages"),
         ({"workload": "mixed", "target": "host", "writers": 1, "overlap": True}, r"SIGSEGV"),
         ({"target": "host", "engine": "plain"}, r"use --engine native"),
+        ({"target": "host", "swap": 1 << 20}, r"emulated machine's: use --target emulator"),
+        ({"swap": -1}, r"swap must be from 0"),
+        ({"memory": 1 << 20}, r"1048576 bytes of memory are too little .* give \d+ or more"),
+        ({"swap": 1 << 20, "protocol": "bare"}, r"so none can be reclaimed: use another"),
     ],
 )
 def test_refused(given, message):
@@ -53,6 +57,14 @@ def test_threads_share_an_mm_and_processes_do_not():
     assert (threads.nr_mms, [threads.mm_of(i) for i in range(5)]) == (1, [0] * 5)
     processes = Plan("mixed", workers=2, writers=3, mode="processes")
     assert (processes.nr_mms, [processes.mm_of(i) for i in range(5)]) == (2, [0, 1, 0, 1, 0])
+
+
+def test_a_swap_area_brings_kswapd_with_a_cpu_and_an_mm_of_its_own():
+    plan = Plan("page_fault1", workers=2, swap=8 << 20, memory=6 << 20)
+    assert (plan.nr_cpus, plan.nr_mms, plan.mm_of(2)) == (3, 2, 1)
+    assert plan.role(2).name == "KSWAPD"
+    assert (plan.geometry.nr_frames, plan.geometry.nr_swap) == (6 << 8, 8 << 8)
+    Plan("page_fault1", memory=Plan("page_fault1").least_memory)
 
 
 def test_more_workers_than_cpus_is_said():

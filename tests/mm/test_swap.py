@@ -388,6 +388,45 @@ def test_random_families_see_their_own_data(
         machine.close()
 
 
+# Real processes with too little memory
+
+
+def run_workers(machine: SwapMachine, operation: str, cpus: int, pages: int, rounds: int) -> None:
+    """Let CPUs do an operation, each on an area of its own, with kswapd on the CPU behind them."""
+    segment = machine.segment
+    machine.map(cpus * pages)
+    # kswapd runs the empty mm behind that of the process
+    segment.cpus["mm"][cpus] = segment.mm(1)
+    segment.mms["cpumask"][:, 0] = [(1 << cpus) - 1, 1 << cpus] + [0] * (len(segment.mms) - 2)
+    segment.mms["mm_users"][1] = 1
+    with machine.workers() as workers:
+        workers.start(cpus, "run_kswapd", machine.cpu(cpus))
+        for cpu in range(cpus):
+            area = AREA + cpu * pages * PAGE_SIZE
+            workers.start(cpu, operation, machine.cpu(cpu), area, pages, rounds, (cpu + 1) << 32)
+        workers.wait_until(lambda: all(workers.finished(cpu) for cpu in range(cpus)))
+        segment.system["stop"] = 1
+        assert workers.join() == dict.fromkeys(range(cpus + 1), 0)
+    assert machine.violations() == []
+    assert machine.total(Event.PSWPIN) > 0
+
+
+@pytest.mark.parametrize("protocol", ["classic", "spf", "vma_lock", "vma_refcount"])
+def test_processes_under_pressure_keep_their_data(
+    make: Callable[..., SwapMachine], protocol: str
+) -> None:
+    machine = make("native", protocol, nr_cpus=3, nr_mms=2, nr_frames=1100, nr_swap=4000, users=2)
+    run_workers(machine, "touch_and_verify", cpus=2, pages=600, rounds=4)
+
+
+@pytest.mark.parametrize("protocol", ["classic", "spf", "vma_refcount"])
+def test_forks_under_pressure_keep_their_data(
+    make: Callable[..., SwapMachine], protocol: str
+) -> None:
+    machine = make("native", protocol, nr_cpus=2, nr_mms=2, nr_frames=900, nr_swap=6000, users=1)
+    run_workers(machine, "touch_and_fork", cpus=1, pages=500, rounds=4)
+
+
 # When there is no more
 
 

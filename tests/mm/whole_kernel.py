@@ -13,6 +13,7 @@ from typing import Any
 
 import data_ops
 import page_ops
+import swap_ops
 import tlb_ops
 from mm_machine import Layer, Machine, renamed
 
@@ -82,7 +83,7 @@ def kernel_engine(
     `version` is that of the Linux whose mappings it has, as CONFIG_LINUX_VERSION; 0: the default.
     """
     modules: list[ModuleType] = [import_module("spfemu.mm." + module) for module in MODULES]
-    modules += [data_ops, page_ops, tlb_ops]
+    modules += [data_ops, page_ops, swap_ops, tlb_ops]
     config = {"CONFIG_MMU_GATHER_RCU_TABLE_FREE": SCHEMES[scheme]}
     if version:
         config["CONFIG_LINUX_VERSION"] = version
