@@ -51,6 +51,8 @@ EXPECTED = {
     "mprotect_storm": {"CALL_MPROTECT": 3, "CALL_MADVISE": 1, "FAULT_WRITE": 4},
     "page_fault1": {"CALL_MMAP": 1, "CALL_MUNMAP": 1, "FAULT_WRITE": 8},
     "page_fault1-read": {"CALL_MMAP": 1, "CALL_MUNMAP": 1, "FAULT_READ": 8},
+    "page_fault2": {"CALL_MMAP": 1, "CALL_MUNMAP": 1, "FAULT_WRITE": 8},
+    "page_fault3": {"CALL_MMAP": 1, "CALL_MUNMAP": 1, "FAULT_WRITE": 8},
     # one fault maps the pages around it too
     "page_fault4": {"CALL_MMAP": 1, "CALL_MUNMAP": 1, "FAULT_READ": 1},
     "pft": {"CALL_MADVISE": 1, "FAULT_WRITE": 8},
