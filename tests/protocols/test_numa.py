@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import uffd_threads
+from mutants import IMPORTS
 from process import FIXED, RW, Process, Threads, program
 
 from spfemu.checks import check_segment
@@ -284,18 +285,64 @@ def test_a_reference_taken_before_the_flush_keeps_the_page(nodes, threads):
     page["refcount"] -= 1
 
 
-def test_a_store_through_an_old_translation_is_not_lost(nodes, threads):
+def stale_store(engine):
+    """B moves a page while C writes to it through a translation from just before.
+
+    Returns what C wrote and what is there then.
+    """
+    process = Nodes(engine, Segment.create(GEOMETRY))
+    process.prepares()
+    process.write(PAGE + 16, 3)
+    process.scans()
+    with Threads(process) as threads:
+        b = threads.thread("B", "read", PAGE)
+        b.runs_until(after("set_pte", inside="do_numa_page"))
+        assert process.read(PAGE + 16) == 3
+        process.write(PAGE + 16, 4)  # C's translation allows writing now
+        c = threads.thread("C", "write", PAGE + 16, 6)
+        b.runs_until(after("copy_page"))
+        assert c.runs_to_end(letting=[b]) == 0
+        assert b.runs_to_end() == (0, 2)
+    found = process.read(PAGE + 16)
+    assert process.node() == 1
+    assert check_segment(process.segment) == []
+    process.segment.close()
+    return 6, found
+
+
+MOVES_BEFORE_THE_FLUSH = """
+from spfemu.mm.migrate import *
+from spfemu.mm.tlb import flush_tlb_mm
+
+@kernel
+def migrate_page_locked(cpu: int, vmf: int, page: int, new: int) -> None:
+    pte = load(vmf + VMF.pte)
+    copy_page(page_address(cpu, new), page_address(cpu, page))
+    entry = xchg(pte, 0)
+    flush_tlb_mm(cpu, load(cpu + CPU.mm))
+    store(new + PAGE.flags, load(page + PAGE.flags))
+    store(new + PAGE.mapping, load(page + PAGE.mapping))
+    store(new + PAGE.index, load(page + PAGE.index))
+    store(new + PAGE.mapcount, 1)
+    set_pte(pte, (entry & ~PTE_ADDR_MASK) | page_address(cpu, new))
+    store(page + PAGE.mapcount, 0)
+    spin_unlock(load(vmf + VMF.ptl))
+    put_page(cpu, page)
+"""
+
+
+def test_no_store_is_lost_to_a_move(own_cache, protocol):
     """The page is copied only once no TLB can write to it any more."""
-    nodes.scans()
-    a = threads.thread("A", "write", PAGE + 8, 5)
-    a.runs_to_end()  # its translation is there again
-    b = threads.thread("B", "read", PAGE)
-    nodes.scans()
-    b.runs_until(after("set_pte", inside="do_numa_page"))
-    assert threads.thread("C", "write", PAGE + 16, 6).runs_to_end(letting=[b]) == 0
-    assert b.runs_to_end() == (0, 2)
-    assert nodes.node() == 1
-    assert [nodes.read(PAGE + i) for i in (0, 8, 16)] == [2, 5, 6]
+    written, found = stale_store(stepped(protocol))
+    assert found == written
+
+
+def test_a_move_before_the_flush_loses_a_store(own_cache, tmp_path):
+    path = tmp_path / "mutant.py"
+    path.write_text(IMPORTS + MOVES_BEFORE_THE_FLUSH)
+    engine = StepEngine(program("spf", (str(path),), layer=LAYER, CONFIG_NUMA=1))
+    written, found = stale_store(engine)
+    assert found != written
 
 
 def test_fork_of_pages_that_fault_next_time(nodes, threads):
