@@ -56,14 +56,14 @@ def check_huge_entries(
     addresses, entries = addresses[huge], entries[huge]
     first = state.segment.geometry.nr_small
     frames = state.frame_slots.indexes(entries & PTE_ADDR_MASK)
-    bad = (frames < first) | ((frames - first) % HPAGE_PMD_NR != 0) | (entries & ~HUGE_BITS != 0)
+    astray = (frames < first) | ((frames - first) % HPAGE_PMD_NR != 0)
     state.findings.each(
-        np.flatnonzero(bad),
+        np.flatnonzero(astray | (entries & ~HUGE_BITS != 0)),
         lambda i: f"mm {mm}: the huge entry of {addresses[i]:#x} is bad: {entries[i]:#x}",
     )
     offsets = np.arange(HPAGE_PMD_NR, dtype=np.int64) << PAGE_SHIFT
-    ptes = (entries[~bad] & ~int(Pte.PSE))[:, None] + offsets
-    return (addresses[~bad][:, None] + offsets).ravel(), ptes.ravel()
+    ptes = (entries[~astray] & HUGE_BITS & ~int(Pte.PSE))[:, None] + offsets
+    return (addresses[~astray][:, None] + offsets).ravel(), ptes.ravel()
 
 
 def claim_deposited(state: State, mm: int, tables: Words, addresses: Words, bases: Words) -> int:

@@ -4,14 +4,17 @@
 import functools
 from importlib import import_module
 
+import fork_ops
+import huge_ops
 import pytest
-from mm_machine import Machine
+from fork_ops import Scratch, Wrong
+from mm_machine import Machine, renamed, seeds
 from whole_kernel import MODULES, SCHEMES, KernelMachine
 
 from spfemu.engines.native import NativeEngine
 from spfemu.engines.source import functions_of, link
 from spfemu.events import Event
-from spfemu.layout import PAGE_SIZE
+from spfemu.layout import PAGE_SIZE, WORD
 from spfemu.mm.flags import PMD_SIZE, Errno, Madv, Map, Mremap, Prot, Pte
 from spfemu.mm.khugepaged import Scan
 from spfemu.protocols import protocol_functions
@@ -357,3 +360,73 @@ def make_configured():
     for machine in made:
         assert machine.violations() == []
         machine.close()
+
+
+# Processes: two threads count words up, one forks, one makes huge pages and splits them
+
+_OPS = functions_of(huge_ops)
+MUTANTS = {
+    "": {},
+    "no flush": renamed(_OPS, pmdp_collapse_flush="mutant_collapse_without_flush"),
+    "splits for writing": renamed(_OPS, pmdp_invalidate="mutant_split_all_clean"),
+}
+
+
+@functools.cache
+def storm_engine(protocol: str, scheme: str = "rcu", mutant: str = "") -> NativeEngine:
+    modules = [functions_of(import_module("spfemu.mm." + module)) for module in MODULES]
+    layers = [*modules, functions_of(fork_ops), _OPS, protocol_functions(protocol)]
+    config = {"CONFIG_MMU_GATHER_RCU_TABLE_FREE": SCHEMES[scheme]}
+    return NativeEngine(link([*layers, MUTANTS[mutant]], config))
+
+
+class Storm(KernelMachine):
+    """A machine for `fork_ops`, whose area is one huge page."""
+
+    def __init__(self, kernel: NativeEngine) -> None:
+        geometry = Geometry(
+            nr_cpus=4, nr_frames=6000 + 8 * NR, nr_huge=8, nr_vmas=3000, nr_spare_mms=8
+        )
+        Machine.__init__(self, kernel, Segment.create(geometry))
+
+    def run(self, seed: int, rounds: int) -> list[str]:
+        self.reset(seed)
+        assert self.on(0, "sys_mmap", AREA, PMD_SIZE, RW, FIXED) == AREA
+        with self.workers() as workers:
+            workers.start_gated(
+                {
+                    0: ("fork_writer", self.cpu(0)),
+                    1: ("fork_writer", self.cpu(1)),
+                    2: ("fork_forker", self.cpu(2), rounds),
+                    3: ("huge_collapser", self.cpu(3)),
+                }
+            )
+            assert workers.join()[3] == 0
+        words = [
+            self.segment.word(self.segment.scratch(offset // WORD))
+            for offset in (Scratch.FAILED, Scratch.ADDRESS, Scratch.EXPECTED, Scratch.FOUND)
+        ]
+        found = self.violations()
+        if words[0]:
+            name = Wrong(words[0]).name
+            found.insert(0, f"{name} at {words[1]:#x}: {words[3]} instead of {words[2]}")
+        return found
+
+
+@pytest.mark.parametrize("scheme", ["rcu", "irq"])
+@pytest.mark.parametrize("protocol", ["classic", "spf", "spf_vma", "vma_lock", "vma_refcount"])
+def test_threads_write_while_others_fork_and_collapse(protocol, scheme):
+    storm = Storm(storm_engine(protocol, scheme))
+    for seed in seeds(1):
+        assert storm.run(seed, 50) == [], seed
+        assert storm.total(Event.THP_COLLAPSE) > 1
+        assert storm.total(Event.THP_SPLIT_PMD) > 1
+        assert storm.total(Event.WP_COPY) > 1
+    storm.close()
+
+
+@pytest.mark.parametrize("mutant", ["no flush", "splits for writing"])
+def test_broken_collapses_and_splits_are_found(mutant):
+    storm = Storm(storm_engine("classic", "rcu", mutant))
+    assert any(storm.run(seed, 60) for seed in seeds(5))
+    storm.close()
