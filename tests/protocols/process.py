@@ -17,7 +17,7 @@ from spfemu.engines.source import KernelFunction, Program, functions_of, link
 from spfemu.engines.stepped import StepEngine
 from spfemu.events import ABORT_REASONS, VMA_LOCK_ABORT_REASONS, Event
 from spfemu.kernel import kernel
-from spfemu.layout import CPU
+from spfemu.layout import CPU, SWAP_CLUSTER_MAX
 from spfemu.mm import worker
 from spfemu.mm.direct_io import bio_map_user, bio_release_pages
 from spfemu.mm.file_calls import sys_ftruncate, sys_msync, sys_pwrite
@@ -35,6 +35,7 @@ from spfemu.mm.syscalls import (
     sys_mprotect,
     sys_munmap,
 )
+from spfemu.mm.vmscan import shrink_mms
 from spfemu.primitives import load
 from spfemu.protocols import protocol_functions
 from spfemu.segment import Geometry, Segment
@@ -146,6 +147,23 @@ def thread_mprotect(cpu: int, address: int, length: int, prot: int) -> int:
 def thread_dontneed(cpu: int, address: int, length: int) -> int:
     cpu_idle_exit(cpu)
     result = sys_madvise(cpu, address, length, Madv.DONTNEED)
+    cpu_idle_enter(cpu)
+    return result
+
+
+@kernel
+def thread_advise(cpu: int, address: int, length: int, advice: int) -> int:
+    cpu_idle_exit(cpu)
+    result = sys_madvise(cpu, address, length, advice)
+    cpu_idle_enter(cpu)
+    return result
+
+
+@kernel
+def thread_reclaim(cpu: int) -> int:
+    """Evict what has not been used since the last time."""
+    cpu_idle_exit(cpu)
+    result = shrink_mms(cpu, SWAP_CLUSTER_MAX)
     cpu_idle_enter(cpu)
     return result
 
