@@ -61,7 +61,7 @@ def _asks_for_reclaim(operation: Operation) -> bool:
 
 COMMIT_LIMIT = KnownDifference(
     "commit limit",
-    "the emulated machine has no swap and no overcommit policy: it refuses no writable memory",
+    "the emulated machine has no overcommit policy: it refuses no writable memory",
     _is_charged,
 )
 RECLAIM = KnownDifference(
