@@ -10,15 +10,14 @@ from spfemu.mm.flags import Madv
 from spfemu.mm.syscalls import sys_madvise
 from spfemu.primitives import load
 from spfemu.workloads.common import map_ring, next_in_ring, ring_area, write_pages
-from spfemu.workloads.parameters import Needs, Param, Parameters, table_frames
+from spfemu.workloads.parameters import Needs, Param, Parameters, ring_needs
 
 DEFAULTS = Parameters(size=64 << 10, areas=8)
 
 
 def needs(parameters: Parameters) -> Needs:
     """One arena per worker."""
-    pages = parameters.size_pages * (parameters.areas + 1) * parameters.workers
-    return Needs(pages + table_frames(pages, parameters.workers), parameters.workers)
+    return ring_needs(parameters, 1)
 
 
 def iterations(parameters: Parameters) -> int:

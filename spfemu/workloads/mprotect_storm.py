@@ -15,15 +15,14 @@ from spfemu.mm.mmu import user_read, user_write
 from spfemu.mm.syscalls import sys_madvise, sys_mprotect
 from spfemu.primitives import load
 from spfemu.workloads.common import READ_WRITE, map_ring, next_in_ring, ring_area, write_pages
-from spfemu.workloads.parameters import Needs, Param, Parameters, table_frames
+from spfemu.workloads.parameters import Needs, Param, Parameters, ring_needs
 
 DEFAULTS = Parameters(size=64 << 10, areas=8, pages=4)
 
 
 def needs(parameters: Parameters) -> Needs:
     """The ring of each worker; a protected region makes three VMAs of one."""
-    pages = parameters.size_pages * (parameters.areas + 1) * parameters.workers
-    return Needs(pages + table_frames(pages, parameters.workers), 3 * parameters.workers)
+    return ring_needs(parameters, 3)
 
 
 def iterations(parameters: Parameters) -> int:

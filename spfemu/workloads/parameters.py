@@ -115,3 +115,9 @@ def file_frames(parameters: Parameters) -> int:
     """Pages of each worker's own file and nodes of the page cache's index."""
     pages = parameters.size_pages
     return parameters.workers * (pages + pages // 512 + 4)
+
+
+def ring_needs(parameters: Parameters, vmas: int) -> Needs:
+    """Each worker's ring of `areas` areas and one more, in at most `vmas` VMAs."""
+    pages = parameters.size_pages * (parameters.areas + 1) * parameters.workers
+    return Needs(pages + table_frames(pages, parameters.workers), vmas * parameters.workers)
