@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Write to a mapped private file page by page: data of programs and libraries (will-it-scale).
+"""Write to a mapped private file by pages: data of programs and libraries (will-it-scale).
 
 Each fault copies a page of the page cache.  `size` is the file of each worker: 16 MiB here, 128 MiB
 there.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Write to a mapped shared file page by page: databases that write through mmap (will-it-scale).
+"""Write to a mapped shared file by pages: databases that use mmap (will-it-scale).
 
 Each fault makes a page of the page cache dirty.  `size` is the file of each worker: 16 MiB here,
 128 MiB there.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Touch memory whose pages a monitor thread brings: post-copy live migration, user-space paging.
+"""Touch memory whose pages a monitor brings: post-copy migration, user-space paging.
 
 Each worker writes to every page of its part of an area that a userfaultfd serves, looks whether the
 data has come, and drops the part; a writer, one per process, is the monitor, which copies the pages
