@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Workloads on the real kernel of this machine."""
 
+import platform
+
 import pytest
 
 from spfemu.measure import build, run
@@ -64,12 +66,14 @@ def test_a_child_that_fails_says_so(tmp_path):
 
 def test_a_child_that_is_killed_says_so(tmp_path):
     override = tmp_path / "bad.py"
+    kill, getpid = (62, 39) if platform.machine() == "x86_64" else (129, 172)
     override.write_text(
         "from spfemu.kernel import kernel\n"
-        "from spfemu.mm.mmu import user_write\n\n\n"
+        "from spfemu.primitives import raw_syscall\n\n\n"
         "@kernel\n"
         "def child_work(cpu: int) -> int:\n"
-        "    return user_write(cpu, 4096, 1)\n"
+        f"    pid = raw_syscall({getpid}, 0, 0, 0, 0, 0, 0)\n"
+        f"    return raw_syscall({kill}, pid, 9, 0, 0, 0, 0)\n"
     )
     with pytest.raises(run.WorkerDiedError, match="EFAULT"):
         run.measure(Plan(**FORK1, overrides=(str(override),), **QUICK))
