@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import data_ops
+import file_ops
 import page_ops
 import swap_ops
 import tlb_ops
@@ -83,7 +84,7 @@ def kernel_engine(
     `version` is that of the Linux whose mappings it has, as CONFIG_LINUX_VERSION; 0: the default.
     """
     modules: list[ModuleType] = [import_module("spfemu.mm." + module) for module in MODULES]
-    modules += [data_ops, page_ops, swap_ops, tlb_ops]
+    modules += [data_ops, file_ops, page_ops, swap_ops, tlb_ops]
     config = {"CONFIG_MMU_GATHER_RCU_TABLE_FREE": SCHEMES[scheme]}
     if version:
         config["CONFIG_LINUX_VERSION"] = version
