@@ -59,6 +59,19 @@ def test_threads_share_an_mm_and_processes_do_not():
     assert (processes.nr_mms, [processes.mm_of(i) for i in range(5)]) == (2, [0, 1, 0, 1, 0])
 
 
+def test_khugepaged_has_a_cpu_an_mm_and_huge_frames():
+    alone = Plan("page_fault1", workers=2)
+    plan = Plan("page_fault1", workers=2, khugepaged=True)
+    assert (plan.nr_cpus, plan.nr_mms) == (3, 2)
+    assert plan.role(2).name == "KHUGEPAGED"
+    assert plan.config["CONFIG_KTHREADS"] == 1
+    # the other frames are as many as without
+    assert plan.geometry.nr_small >= alone.geometry.nr_frames
+    assert plan.geometry.nr_huge * 512 >= 2 * alone.parameters.size_pages
+    assert alone.geometry.nr_huge == 0
+    assert Plan("page_fault1", target="host", khugepaged=True).kthreads == ()
+
+
 def test_a_swap_area_brings_kswapd_with_a_cpu_and_an_mm_of_its_own():
     plan = Plan("page_fault1", workers=2, swap=8 << 20, memory=6 << 20)
     assert (plan.nr_cpus, plan.nr_mms, plan.mm_of(2)) == (3, 2, 1)

@@ -2,6 +2,7 @@
 """Huge pages: contents across collapse and split, every call on a part and on the whole."""
 
 import functools
+import random
 from importlib import import_module
 
 import fork_ops
@@ -360,6 +361,70 @@ def make_configured():
     for machine in made:
         assert machine.violations() == []
         machine.close()
+
+
+# Programs do not notice
+
+
+def run_program(machine, seed: int, *, collapses: bool) -> list[object]:
+    """Make random accesses and calls, with collapses in between or without; what they gave."""
+    rng = random.Random(seed)
+    machine.begin()
+    results: list[object] = []
+    for _ in range(120):
+        page = rng.randrange(2 * NR)
+        start, length = AREA + page * PAGE_SIZE, rng.choice((1, 5, NR)) * PAGE_SIZE
+        length = min(length, 2 * PMD_SIZE - page * PAGE_SIZE)
+        kind = rng.choice(("write", "write", "read", "read", "zap", "protect", "map", "fork"))
+        if kind == "write":
+            results.append(machine.on(0, "user_write", start, rng.randrange(1, 1 << 40)))
+        elif kind == "read":
+            results.append(machine.on(0, "user_read", start))
+        elif kind == "zap":
+            results.append(machine.on(0, "sys_madvise", start, length, Madv.DONTNEED))
+        elif kind == "protect":
+            prot = rng.choice((Prot.NONE, Prot.READ, RW, RW))
+            results.append(machine.on(0, "sys_mprotect", start, length, prot))
+        elif kind == "map":
+            results.append(machine.on(0, "sys_mmap", start, length, RW, FIXED))
+        else:
+            child = machine.on(0, "sys_fork")
+            if rng.random() < 0.5:
+                results.append(machine.on(0, "user_write", start, 5))
+            machine.on(0, "mmput", child)
+        half = rng.random() < 0.5
+        if collapses and half:
+            around = AREA + (page & NR) * PAGE_SIZE
+            machine.on(0, "hpage_collapse", machine.segment.mm(0), around, 1)
+    return results
+
+
+def test_random_programs_give_the_same_with_and_without_collapses(machine):
+    collapsed = 0
+    for seed in seeds(12):
+        with_them = run_program(machine, seed, collapses=True)
+        assert machine.violations() == [], seed
+        collapsed += machine.event(Event.THP_COLLAPSE)
+        assert with_them == run_program(machine, seed, collapses=False), seed
+    assert collapsed > 12
+
+
+def test_a_subscriber_to_the_mm_hears_of_collapse_and_split(collapsed):
+    subscription = collapsed.on(0, "mmu_notifier_register", collapsed.segment.mm(0))
+    for page in (7, 14):
+        address = AREA + page * PAGE_SIZE
+        assert collapsed.on(0, "notifier_read", subscription, address) == (0, page + 1)
+    assert collapsed.on(0, "sys_madvise", AREA, PAGE_SIZE, Madv.DONTNEED) == 0
+    assert collapsed.event(Event.THP_SPLIT_PMD) == 1
+    assert collapsed.on(0, "notifier_read", subscription, AREA + 7 * PAGE_SIZE) == (0, 8)
+    before = collapsed.event(Event.MMU_NOTIFIER_INVALIDATE)
+    assert collapsed.collapse() == Scan.SUCCEED
+    assert collapsed.event(Event.MMU_NOTIFIER_INVALIDATE) == before + 1
+    # what it had were the frames that the collapse has freed
+    assert collapsed.violations() == []
+    collapsed.write(7, 70)
+    assert collapsed.on(0, "notifier_read", subscription, AREA + 7 * PAGE_SIZE) == (0, 70)
+    collapsed.on(0, "mmu_notifier_unregister", subscription)
 
 
 # Processes: two threads count words up, one forks, one makes huge pages and splits them
