@@ -63,7 +63,7 @@ def test_defaults_are_those_of_the_measuring_code():
     ("arguments", "message"),
     [
         (["rum"], "did you mean 'run'?"),
-        (["run", "page_fault"], "did you mean 'page_fault1'?"),
+        (["run", "pagefault1"], "did you mean 'page_fault1'?"),
         (["run", "pft", "--protocol", "clasic"], "did you mean 'classic'?"),
         (["scale", "--protocols", "classic,spv"], "did you mean 'spf'?"),
         (["run", "pft", "--target", "hots"], "did you mean 'host'?"),
