@@ -25,16 +25,18 @@ from spfemu.mm.filemap import (
     next_uptodate_page,
     set_page_dirty,
 )
-from spfemu.mm.flags import PMD_SIZE, VM_FAULT_ERROR, FaultFlag, FileOps, PageKind, Vm, VmFault
+from spfemu.mm.flags import PMD_SIZE, VM_FAULT_ERROR, FaultFlag, FileOps, Vm, VmFault
 from spfemu.mm.i_mmap import vma_mapping
 from spfemu.mm.memory import (
     WRITABLE,
     linear_page_index,
     page_add_new_anon_rmap,
     put_new_page,
+    vmf_alloc_page,
     vmf_anon_vma_prepare,
+    vmf_no_page,
 )
-from spfemu.mm.page_alloc import alloc_page, get_page, page_address, put_page
+from spfemu.mm.page_alloc import get_page, page_address, put_page
 from spfemu.mm.page_lock import lock_page, unlock_page
 from spfemu.mm.pgtable import set_pte
 from spfemu.mm.rcu import rcu_read_lock, rcu_read_unlock
@@ -106,9 +108,9 @@ def do_cow_fault(cpu: int, vmf: int) -> int:
     result = vmf_anon_vma_prepare(cpu, vmf)
     if result != 0:
         return result
-    cow_page = alloc_page(cpu, PageKind.ANON)
+    cow_page = vmf_alloc_page(cpu, vmf)
     if cow_page == 0:
-        return VmFault.OOM
+        return vmf_no_page(cpu, vmf)
     store(vmf + VMF.cow_page, cow_page)
     result = __do_fault(cpu, vmf)
     if (result & NOT_MAPPED) == 0:

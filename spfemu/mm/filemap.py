@@ -9,6 +9,8 @@ The kernel drops that at once and lets lookups try for a reference; here, whoeve
 within a read-side section may take one without looking back.
 """
 
+from typing import TYPE_CHECKING
+
 from spfemu.events import Event
 from spfemu.kernel import kernel, slowpath
 from spfemu.layout import ADDRESS_SPACE, PAGE, PAGE_SHIFT, PAGE_SIZE, VMA, VMF
@@ -30,6 +32,9 @@ from spfemu.primitives import (
     store,
     write_once,
 )
+
+if TYPE_CHECKING:  # the engines resolve calls by name: importing this would be circular
+    from spfemu.mm.memory import vmf_no_page
 
 READ_AROUND_PAGES = 32
 """Pages that a fault reads around its own (VM_READAHEAD_PAGES: 128 KiB)."""
@@ -179,7 +184,7 @@ def filemap_fault(cpu: int, vmf: int) -> int:
                 do_sync_mmap_readahead(cpu, vmf, mapping)
             page, created = add_to_page_cache(cpu, mapping, index)
             if page == 0:
-                return VmFault.OOM
+                return vmf_no_page(cpu, vmf)
         if created:
             read_page(cpu, page)
         elif lock_page_or_retry(cpu, vmf, page) == 0:

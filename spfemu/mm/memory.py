@@ -92,7 +92,7 @@ def handle_mm_fault(cpu: int, mm: int, vma: int, address: int, flags: int) -> in
     store(vmf + VMF.flags, flags)
     slot = alloc_pmd(cpu, mm, address)
     if slot == 0:
-        return VmFault.OOM
+        return vmf_no_page(cpu, vmf)
     pmd = read_once(slot)
     if pmd_huge(pmd):
         if huge_pmd_fault(cpu, mm, slot, flags):
@@ -101,7 +101,7 @@ def handle_mm_fault(cpu: int, mm: int, vma: int, address: int, flags: int) -> in
     if pmd == 0:
         pmd = table_alloc(cpu, mm, slot)
         if pmd == 0:
-            return VmFault.OOM
+            return vmf_no_page(cpu, vmf)
     store(vmf + VMF.pmd, slot)
     store(vmf + VMF.orig_pmd, pmd)
     pte = pte_offset(pmd, address)

@@ -33,6 +33,7 @@ from spfemu.mm.mmu_notifier import (
     mmu_notifier_invalidate_range_end,
     mmu_notifier_invalidate_range_start,
 )
+from spfemu.mm.page_alloc import memalloc_noreclaim_restore, memalloc_noreclaim_save
 from spfemu.mm.pgtable import (
     alloc_pmd,
     find_pmd,
@@ -59,7 +60,6 @@ from spfemu.mm.vma import (
 )
 from spfemu.mm.vma_modify import vm_flags_reset
 from spfemu.mm.vma_write import vm_write_begin, vm_write_end, vma_mark_attached, vma_start_write
-from spfemu.mm.vmscan import memalloc_noreclaim_restore, memalloc_noreclaim_save
 from spfemu.mm.vmstat import count_vm_event, count_vm_events
 from spfemu.mm.zap import pmd_addr_end
 from spfemu.primitives import load, read_once, store, xchg

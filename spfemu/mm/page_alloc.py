@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from spfemu.events import Event
 from spfemu.kernel import kernel, slowpath
-from spfemu.layout import CPU, PAGE, PAGE_SHIFT, SYSTEM
+from spfemu.layout import CPU, PAGE, PAGE_SHIFT, RECLAIM, SYSTEM
 from spfemu.mm.bug import Bug, vm_bug_on
 from spfemu.mm.config import CONFIG_NUMA
 from spfemu.mm.flags import PAGE_KIND_MASK, PageKind, Pg
@@ -110,6 +110,20 @@ def alloc_zeroed_page(cpu: int, kind: int) -> int:
     if page != 0:
         clear_page(page_address(cpu, page))
     return page
+
+
+@kernel
+def memalloc_noreclaim_save(cpu: int) -> None:
+    """Let allocations of this CPU fail rather than reclaim (include/linux/sched/mm.h)."""
+    reclaim = cpu + CPU.reclaim
+    store(reclaim + RECLAIM.forbidden, load(reclaim + RECLAIM.forbidden) + 1)
+
+
+@kernel
+def memalloc_noreclaim_restore(cpu: int) -> None:
+    """End that."""
+    reclaim = cpu + CPU.reclaim
+    store(reclaim + RECLAIM.forbidden, load(reclaim + RECLAIM.forbidden) - 1)
 
 
 @slowpath

@@ -23,6 +23,8 @@ from spfemu.mm.page_alloc import (
     drain_local_pages,
     free_page,
     get_page,
+    memalloc_noreclaim_restore,
+    memalloc_noreclaim_save,
     page_kind,
     put_page,
     rmqueue,
@@ -306,25 +308,14 @@ def shrink_mms(cpu: int, target: int) -> int:
             index = 0
         if mmget_not_zero(mm):
             freed += shrink_mm(cpu, mm, target - freed)
+            # if this was its last user, the teardown takes its lock: keep the note of what is held
+            held = load(cpu + CPU.mmap_lock_held)
             mmput(cpu, mm)
+            store(cpu + CPU.mmap_lock_held, held)
         if freed >= target:
             break
     store(reclaim + RECLAIM.next_mm, index)
     return freed
-
-
-@kernel
-def memalloc_noreclaim_save(cpu: int) -> None:
-    """Let allocations of this CPU fail rather than reclaim (include/linux/sched/mm.h)."""
-    reclaim = cpu + CPU.reclaim
-    store(reclaim + RECLAIM.forbidden, load(reclaim + RECLAIM.forbidden) + 1)
-
-
-@kernel
-def memalloc_noreclaim_restore(cpu: int) -> None:
-    """End that."""
-    reclaim = cpu + CPU.reclaim
-    store(reclaim + RECLAIM.forbidden, load(reclaim + RECLAIM.forbidden) - 1)
 
 
 @slowpath

@@ -10,7 +10,14 @@ slots), and in that nodes stay until the file is gone, so they need no grace per
 from spfemu.kernel import kernel, slowpath
 from spfemu.layout import ADDRESS_SPACE, PAGE, WORD
 from spfemu.mm.flags import PageKind
-from spfemu.mm.page_alloc import alloc_zeroed_page, free_page, page_address, virt_to_page
+from spfemu.mm.page_alloc import (
+    alloc_zeroed_page,
+    free_page,
+    memalloc_noreclaim_restore,
+    memalloc_noreclaim_save,
+    page_address,
+    virt_to_page,
+)
 from spfemu.primitives import load, read_once, smp_store_release, store
 
 XA_CHUNK_SHIFT = 9
@@ -79,8 +86,10 @@ def xa_find(cpu: int, mapping: int, index: int) -> tuple[int, int]:
 
 @kernel
 def xa_node_alloc(cpu: int, shift: int) -> int:
-    """Return an empty node, or 0 if there is no frame."""
+    """Return an empty node, or 0 if there is no frame; nothing is reclaimed with the lock held."""
+    memalloc_noreclaim_save(cpu)
     page = alloc_zeroed_page(cpu, PageKind.XA_NODE)
+    memalloc_noreclaim_restore(cpu)
     if page == 0:
         return 0
     store(page + PAGE.private, shift)
