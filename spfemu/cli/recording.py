@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from spfemu.cli.progress import progress
+
 if TYPE_CHECKING:
     from spfemu.cli.output import Printer
     from spfemu.replay.table import Table
@@ -23,7 +25,7 @@ MEANINGLESS = ("workers", "writers", "rate", "size", "areas", "mode", "overlap",
 """Options that mean nothing with a recording."""
 
 
-def read(ctx: click.Context, path: str) -> Table:
+def read(ctx: click.Context, path: str, *, quiet: bool) -> Table:
     """Read a recording; lines that cannot be used are told."""
     from spfemu.replay.table import read_table
 
@@ -31,7 +33,8 @@ def read(ctx: click.Context, path: str) -> Table:
         source = ctx.get_parameter_source(parameter.name or "")
         if parameter.name in MEANINGLESS and source is click.core.ParameterSource.COMMANDLINE:
             raise click.UsageError(f"{parameter.opts[0]} means nothing with --trace", ctx)
-    table = read_table(path)
+    with progress(quiet=quiet) as show:
+        table = read_table(path, show)
     for text in table.problems:
         click.echo(text, err=True)
     return table

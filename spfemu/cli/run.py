@@ -80,7 +80,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
 
     table = None
     if given["trace_path"] is not None:
-        table = recording.read(ctx, given["trace_path"])
+        table = recording.read(ctx, given["trace_path"], quiet=given["quiet"])
         given |= {"workload": "trace", "workers": len(table.threads)}
     plan = Plan(
         workload=given["workload"],

@@ -82,7 +82,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     if given["trace_path"] is not None:
         if ctx.get_parameter_source("workload") is click.core.ParameterSource.COMMANDLINE:
             raise click.UsageError("say what to measure: a WORKLOAD, or --trace FILE", ctx)
-        table = recording.read(ctx, given["trace_path"])
+        table = recording.read(ctx, given["trace_path"], quiet=given["quiet"])
         given |= {"workload": "trace", "workers": (len(table.threads),), "with_host": False}
     plan, protocols = _plan(given, table)
     files = _Files(given, protocols)

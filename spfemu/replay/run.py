@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import pkgutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
 
 import psutil
 
@@ -42,7 +42,6 @@ ENTRY_POINTS = (
 )
 FRAMES_SHARE = 0.5
 """Largest share of the available memory that frames may take."""
-PROGRESS_EVENTS = 2000
 WITHOUT_MAPPINGS = "bare"
 
 Progress = Callable[[str, float | None], None]
@@ -91,8 +90,8 @@ def replay(
     outcome.short_of_frames = sizes.frames > frames_max
     try:
         player = Player(Machine(engine, segment), outcome, touch, initial)
-        with open_trace(path) as file:
-            _play(player, Reader(file, path), Path(path).stat().st_size, progress)
+        with reading(path, f"replaying with {protocol}", progress) as reader:
+            _play(player, reader)
         outcome.violations = player.machine.finish()
         totals = segment.cpus["event"].sum(axis=0)
         outcome.events.update({e.name: int(totals[e]) for e in Counted})
@@ -101,16 +100,13 @@ def replay(
     return outcome
 
 
-def _play(player: Player, reader: Reader, size: int, progress: Progress) -> None:
+def _play(player: Player, reader: Reader) -> None:
     """Play all events, up to the end or to Ctrl-C."""
     outcome = player.outcome
     started = time.monotonic()
     try:
-        for number, event in enumerate(in_order(reader)):
+        for event in in_order(reader):
             player.event(event, reader)
-            if number % PROGRESS_EVENTS == 0:
-                calls = outcome.calls.total()
-                progress(f"{outcome.protocol}: {calls:,} calls", reader.bytes / max(size, 1))
     except KeyboardInterrupt:
         outcome.partial = True
     player.finish()
@@ -128,9 +124,7 @@ def measure(
 
     Raises UsageError if nothing in it can be used.
     """
-    progress(f"reading {path}", None)
-    with open_trace(path) as file:
-        reader = Reader(file, path)
+    with reading(path, f"reading {path}", progress) as reader:
         sizes = scan(reader, touch, initial)
     if sizes.calls == 0:
         why = [*reader.problems.texts(), f"{path}: there is no call on memory in it"]
@@ -138,11 +132,16 @@ def measure(
     return sizes, min(reader.version or CONFIG_LINUX_VERSION, CONFIG_LINUX_VERSION)
 
 
-def open_trace(path: str) -> BinaryIO:
-    """Open a trace; raises UsageError."""
+@contextlib.contextmanager
+def reading(path: str, what: str, progress: Progress) -> Iterator[Reader]:
+    """Open a trace, and tell how far it has been read; raises UsageError."""
     if Path(path).exists() and not Path(path).is_file():
         raise UsageError(f"cannot read {path}: it is read twice, so it must be a file")
-    try:
-        return Path(path).open("rb")
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(Path(path).open("rb"))
+        except OSError as error:
+            raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        size = max(Path(path).stat().st_size, 1)
+        progress(what, None)
+        yield Reader(file, path, lambda read: progress(what, read / size))

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from spfemu.errors import UsageError
 from spfemu.layout import NR_CPUS_MAX, PAGE_SHIFT, PAGE_SIZE, WORD
+from spfemu.measure.plan import Progress, quiet
 from spfemu.mm.flags import DEFAULT_MAP_COUNT, Map, Mremap
 from spfemu.replay.encoding import ENTRY_WORDS, Step
 from spfemu.replay.extent import frames_of
 from spfemu.replay.machine import STACK, initial_flags, is_special
 from spfemu.replay.player import NOT_EMULATED
-from spfemu.replay.run import open_trace
+from spfemu.replay.run import reading
 from spfemu.replay.size import SPLITS
 from spfemu.segment import Segment
 from spfemu.trace.calls import Call, MemoryCall
@@ -117,10 +118,9 @@ def param_word(param: Param) -> int:
     return (param - Param.SIZE) // WORD
 
 
-def read_table(path: str) -> Table:
+def read_table(path: str, progress: Progress = quiet) -> Table:
     """Read a trace; raises UsageError if it has no calls, or too many."""
-    with open_trace(path) as file:
-        reader = Reader(file, path)
+    with reading(path, f"reading {path}", progress) as reader:
         builder = _Builder(reader)
         for event in in_order(reader):
             builder.event(event)

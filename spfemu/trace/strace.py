@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -25,6 +25,7 @@ from spfemu.trace.problems import Problems, TraceError, quote
 
 LINE_BYTES = 1 << 15
 """Longer lines are not read: strace cuts strings, so that its own are shorter."""
+REPORT_LINES = 4096
 PID_MAX = 1 << 22
 """PID_MAX_LIMIT of 64-bit kernels."""
 UNNAMED = 0
@@ -126,10 +127,13 @@ class _Begun:
 class Reader:
     """Reads one trace; iterating yields its events in the order of the file.
 
-    `problems` fills while it is read, as do the counts.
+    `problems` fills while it is read, as do the counts.  `report` is called now and then, with the
+    number of bytes read so far.
     """
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
+    def __init__(
+        self, file: BinaryIO, name: str, report: Callable[[int], None] | None = None
+    ) -> None:
         self.problems = Problems(name)
         self.skipped: Counter[str] = Counter()
         """Calls on memory that are not replayed, by name."""
@@ -141,6 +145,7 @@ class Reader:
         self.first_seconds: float | None = None
         self.last_seconds: float | None = None
         self._file = file
+        self._report = report
         self._begun: dict[int, _Begun] = {}
         self._live: set[int] = set()
         self._announced: set[int] = set()
@@ -197,6 +202,8 @@ class Reader:
         while data := self._file.readline(LINE_BYTES):
             self.lines += 1
             self.bytes += len(data)
+            if self._report is not None and self.lines % REPORT_LINES == 0:
+                self._report(self.bytes)
             if not data.endswith(b"\n"):
                 self._cut(data)
                 continue

@@ -340,6 +340,16 @@ def test_the_reader_does_not_wait_for_the_end():
     assert [next(events).line for _ in range(1000)] == list(range(1, 1001))
 
 
+def test_it_reports_how_far_it_is():
+    data = b"1 brk(NULL) = 0x1000\n" * 10_000
+    told = []
+    assert len(list(Reader(io.BytesIO(data), "t", told.append))) == 10_000
+
+    assert told == sorted(set(told))
+    assert len(told) == 2
+    assert told[-1] <= len(data)
+
+
 WORDS = st.sampled_from(
     [
         *("mmap(", "munmap(", "brk(", "mremap(", "clone(", "execve(", "exit_group(", "<... "),
