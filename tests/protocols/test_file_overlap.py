@@ -8,11 +8,13 @@ its counter and no other; whatever aborts, the retry leaves A with a result of t
 import random
 
 import pytest
+from mutants import engine_with
 from process import RW, Process, Threads, program
 
 from spfemu.checks import check_segment
 from spfemu.engines.native import NativeEngine
 from spfemu.engines.script import after, before, waits
+from spfemu.engines.stepped import StepEngine
 from spfemu.events import Event
 from spfemu.layout import ADDRESS_SPACE, FILE, PAGE
 from spfemu.mm.flags import PMD_SIZE, Errno, FileOps, Map, Pg, Prot
@@ -440,3 +442,28 @@ def test_programs_do_what_they_do_under_classic(own_cache, protocol):
         speculated += counts[Event.FILE_PAGE] + counts[Event.FILE_COW]
     assert speculated > 0
     segment.close()
+
+
+# A mutant
+
+BLIND = """
+@kernel
+def filemap_page_ok(cpu: int, mapping: int, page: int) -> int:
+    return 1
+"""
+
+
+@pytest.mark.parametrize(("text", "result"), [("", -EIO), (BLIND, 0)], ids=["as it is", "blind"])
+def test_the_look_under_the_page_lock_is_needed(own_cache, text, result):
+    """Without it, a fault copies a page that has been cut away, behind the end of the file."""
+    engine = engine_with("classic", text) if text else StepEngine(program("classic"))
+    process = Process(engine, Segment.create(Geometry(nr_cpus=3)))
+    made = process.file(PAGES)
+    process.map_file(AREA, made, PAGES, PRIVATE)
+    process.write(AREA, 1)
+    with Threads(process) as threads:
+        a = threads.thread("A", "write", PAGE_1, 7)
+        b = threads.thread("B", "ftruncate", made, 4096)
+        a.runs_until(after("find_get_page", inside="filemap_fault"))
+        b.runs_to_end()
+        assert a.runs_to_end() == result
