@@ -42,7 +42,11 @@ def mmget(mm: int) -> None:
 
 @kernel
 def mmget_not_zero(mm: int) -> int:
-    """Count one user more if there is any; the caller has a reference.  Returns 1 if counted."""
+    """Count one user more if there is any; returns 1 if counted.
+
+    The struct is the caller's by a reference, or one of the fixed array.  The full order pairs with
+    the release with which mm_alloc hands the mm out.
+    """
     users = read_once(mm + MM.mm_users)
     while users != 0:
         found = cmpxchg(mm + MM.mm_users, users, users + 1)

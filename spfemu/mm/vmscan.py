@@ -17,6 +17,7 @@ from spfemu.kernel import kernel, slowpath
 from spfemu.layout import CPU, MM, PAGE, PAGE_SHIFT, RECLAIM, SWAP_CLUSTER_MAX, SYSTEM, VMA, WORD
 from spfemu.mm.flags import PTE_ADDR_MASK, PUD_SIZE, PageKind, Pg, Pte, Vm
 from spfemu.mm.gup import page_maybe_dma_pinned
+from spfemu.mm.mm_struct import mmget_not_zero
 from spfemu.mm.mmap_lock import mmap_read_trylock, mmap_read_unlock
 from spfemu.mm.nodes import ZONE_FREE, node_zone
 from spfemu.mm.page_alloc import (
@@ -262,21 +263,6 @@ def lazyfree_page(cpu: int, page: int) -> int:
 
 
 # Who reclaims
-
-
-@kernel
-def mmget_not_zero(mm: int) -> int:
-    """Become a user of `mm` unless it has none any more; returns 1 if so.
-
-    The full order pairs with the release with which mm_alloc hands the mm out.
-    """
-    users = read_once(mm + MM.mm_users)
-    while users != 0:
-        found = cmpxchg(mm + MM.mm_users, users, users + 1)
-        if found == users:
-            return 1
-        users = found
-    return 0
 
 
 @slowpath
