@@ -124,7 +124,7 @@ _SHARED = (
         type=types.Size(),
         default=0,
         metavar="BYTES",
-        help="Swap area of the emulated machine, with kswapd.  [default: none]",
+        help="Swap area of the emulated machine, with kswapd.  [default: 0]",
     ),
     click.option(
         "--memory",
