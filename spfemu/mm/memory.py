@@ -173,10 +173,9 @@ def do_anonymous_write(cpu: int, vmf: int) -> int:
     if result != 0:
         return result
     vma = load(vmf + VMF.vma)
-    page = vmf_alloc_page(cpu, vmf)
+    page = vmf_alloc_zeroed_page(cpu, vmf)
     if page == 0:
         return vmf_no_page(cpu, vmf)
-    clear_page(page_address(cpu, page))
     if pte_map_lock(cpu, vmf) == 0:
         put_new_page(cpu, page)
         return VmFault.RETRY
@@ -373,6 +372,15 @@ def vmf_alloc_page(cpu: int, vmf: int) -> int:
         if page == 0:
             return 0
     prep_new_page(page, PageKind.ANON)
+    return page
+
+
+@kernel
+def vmf_alloc_zeroed_page(cpu: int, vmf: int) -> int:
+    """Take a frame for an anonymous page and clear it; as `vmf_alloc_page`."""
+    page = vmf_alloc_page(cpu, vmf)
+    if page != 0:
+        clear_page(page_address(cpu, page))
     return page
 
 

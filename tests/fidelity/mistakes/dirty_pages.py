@@ -2,14 +2,9 @@
 """A kernel that hands out pages as their last user left them."""
 
 from spfemu.kernel import kernel
-from spfemu.mm.flags import PageKind
-from spfemu.mm.page_alloc import alloc_page, page_address
-from spfemu.primitives import clear_page
+from spfemu.mm.memory import vmf_alloc_page
 
 
 @kernel
-def alloc_zeroed_page(cpu: int, kind: int) -> int:
-    page = alloc_page(cpu, kind)
-    if page != 0 and kind != PageKind.ANON:
-        clear_page(page_address(cpu, page))
-    return page
+def vmf_alloc_zeroed_page(cpu: int, vmf: int) -> int:
+    return vmf_alloc_page(cpu, vmf)
