@@ -16,7 +16,7 @@ from spfemu.mm.flags import PAGE_KIND_MASK, PTE_ADDR_MASK, Errno, PageKind, Pte,
 from spfemu.mm.gup import page_needs_cow_for_dma
 from spfemu.mm.memory import WRITABLE, page_add_new_anon_rmap, put_new_page
 from spfemu.mm.page_alloc import alloc_page, page_address, virt_to_page
-from spfemu.mm.pgtable import pte_lockptr, pte_offset, set_pte
+from spfemu.mm.pgtable import pte_lockptr, pte_offset, pte_present, set_pte
 from spfemu.mm.spinlock import spin_lock, spin_unlock
 from spfemu.mm.vmstat import count_vm_event
 from spfemu.primitives import copy_page, load, read_once, smp_mb, smp_wmb, write_once
@@ -44,7 +44,7 @@ def write_protect_seqcount_end(mm: int) -> None:
 @kernel
 def pinned_anon_page(cpu: int, mm: int, entry: int) -> int:
     """Return the PAGE of an entry of `mm` if a fork has to copy it, else 0."""
-    if (entry & Pte.PRESENT) == 0 or entry & Pte.SPECIAL:
+    if pte_present(entry) == 0 or entry & Pte.SPECIAL:
         return 0
     page = virt_to_page(cpu, entry & PTE_ADDR_MASK)
     if read_once(page + PAGE.flags) & PAGE_KIND_MASK != PageKind.ANON:

@@ -113,6 +113,13 @@ def hints(process, cpu):
     return tuple(process.events(cpu).get(name, 0) for name in names)
 
 
+def pinned_word(process):
+    """The first word of the frame that A has pinned, as its device sees it."""
+    page = int(process.segment.cpus["gup_pages"][0][0])
+    number = (page - process.segment.address["vmemmap"]) // 64
+    return process.segment.word(process.segment.address["frames"] + number * 4096)
+
+
 # Hinting faults
 
 
@@ -463,3 +470,20 @@ def test_programs_do_what_they_do_under_classic(own_cache, protocol):
         assert found[0] == found[1], seed
     assert moved > 0
     segment.close()
+
+
+# Forks
+
+
+def test_a_fork_copies_a_pinned_frame_whose_entry_a_scan_has_changed(nodes):
+    parent = nodes.segment.mm(0)
+    assert nodes.call("pin", PAGE, 1, cpu=0) == 1
+    nodes.scans()
+    child = nodes.call("fork", cpu=1)
+    nodes.write(PAGE, 42)
+    seen = pinned_word(nodes)
+    assert nodes.call("unpin", cpu=0) == 0
+    nodes.engine.call("switch_mm", nodes.segment.cpu(2), child)
+    assert nodes.read(PAGE) == 2
+    assert nodes.call("exit", parent) == 0
+    assert seen == 42
