@@ -29,6 +29,7 @@ from spfemu.primitives import (
     atomic_fetch_or,
     load,
     read_once,
+    smp_load_acquire,
     xchg,
 )
 
@@ -155,6 +156,20 @@ def try_to_unmap_one(cpu: int, page: int, vma: int, address: int) -> None:
 
 
 @kernel
+def lazyfree_in_use(page: int) -> int:
+    """Tell whether a page that MADV_FREE has given up was written to, or somebody may be about to.
+
+    Who has taken it by get_user_pages shows in the count only, beside the ptes and the caller; the
+    flush waited for walks without locks.  The acquire pairs with the update in put_page: who let go
+    of the page has said before that it is dirty.  Source: Linux 5.18 (6c8e2a256915).
+    """
+    count = smp_load_acquire(page + PAGE.refcount)
+    if count != read_once(page + PAGE.mapcount) + 1:
+        return 1
+    return (read_once(page + PAGE.flags) & Pg.DIRTY) != 0
+
+
+@kernel
 def try_to_unmap_pte(cpu: int, mm: int, page: int, pte: int, address: int) -> None:
     """Replace one pte; called with the page-table lock, returns without.
 
@@ -172,8 +187,8 @@ def try_to_unmap_pte(cpu: int, mm: int, page: int, pte: int, address: int) -> No
         swap_duplicate(cpu, swap)
         atomic_fetch_add_relaxed(mm + MM.swap_ents, 1)
         set_pte(pte, swap | (entry & Pte.UFFD_WP))
-    elif read_once(page + PAGE.flags) & Pg.DIRTY:
-        # written to after MADV_FREE: it is not free any more
+    elif lazyfree_in_use(page):
+        # it is not free any more
         atomic_fetch_and(page + PAGE.flags, ~Pg.LAZYFREE)
         set_pte(pte, entry)
         spin_unlock(ptl)

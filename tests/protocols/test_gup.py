@@ -12,7 +12,7 @@ from spfemu.checks import check_segment
 from spfemu.engines.plain import KernelPanic
 from spfemu.engines.script import after, before, waits
 from spfemu.engines.stepped import StepEngine
-from spfemu.layout import PAGE_SIZE
+from spfemu.layout import CPU, PAGE_SIZE
 from spfemu.mm.bug import Bug
 from spfemu.mm.flags import Errno, Foll, Madv, Prot
 from spfemu.mm.gup import GUP_PIN_COUNTING_BIAS
@@ -149,6 +149,19 @@ def test_what_a_device_writes_is_not_freed_as_clean(pins):
     pins.engine.call("cpu_idle_exit", cpu)
     assert pins.engine.call("sys_madvise", cpu, PAGE, PAGE_SIZE, int(Madv.PAGEOUT)) == 0
     pins.engine.call("cpu_idle_enter", cpu)
+    assert pins.read(PAGE) == 77
+
+
+def test_what_a_device_is_about_to_write_is_not_freed_as_clean(pins):
+    """Somebody who has only a reference may write to the frame at any time."""
+    room = pins.segment.cpu(0) + CPU.gup_pages
+    cpu = pins.segment.cpu(0)
+    write = int(Foll.WRITE)
+    assert pins.engine.call("get_user_pages_fast", cpu, PAGE, 1, write, room) == 1
+    for advice in (Madv.FREE, Madv.PAGEOUT):
+        assert pins.call("advise", PAGE, PAGE_SIZE, int(advice)) == 0
+    pins.engine.call("dma_write", cpu, 0, 77)
+    pins.engine.call("put_user_page", cpu, pins.segment.word(room))
     assert pins.read(PAGE) == 77
 
 
