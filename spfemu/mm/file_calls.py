@@ -5,7 +5,13 @@ from spfemu.events import Event
 from spfemu.kernel import kernel, slowpath
 from spfemu.layout import ADDRESS_SPACE, CPU, FILE, MM, PAGE_MASK, PAGE_SHIFT, VMA, WORD
 from spfemu.mm.file_table import fput, get_file
-from spfemu.mm.filemap import S_MAXBYTES, find_get_page, grab_cache_page, set_page_dirty
+from spfemu.mm.filemap import (
+    S_MAXBYTES,
+    find_get_page,
+    grab_cache_page,
+    set_page_dirty,
+    wait_on_page_uptodate,
+)
 from spfemu.mm.flags import Errno, Fmode, Msync, Vm
 from spfemu.mm.memory import linear_page_index
 from spfemu.mm.mmap import page_align
@@ -67,6 +73,7 @@ def sys_pread(cpu: int, file: int, offset: int) -> int:
         page = find_get_page(cpu, mapping, offset >> PAGE_SHIFT)
     if page == 0:
         return 0
+    wait_on_page_uptodate(cpu, page)
     value = read_once(page_address(cpu, page) + (offset & ~PAGE_MASK))
     put_page(cpu, page)
     return value

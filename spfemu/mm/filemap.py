@@ -17,7 +17,13 @@ from spfemu.layout import ADDRESS_SPACE, PAGE, PAGE_SHIFT, PAGE_SIZE, VMA, VMF
 from spfemu.mm.flags import FileOps, PageKind, Pg, Vm, VmFault
 from spfemu.mm.i_mmap import vma_mapping
 from spfemu.mm.page_alloc import alloc_page, get_page, page_address, put_page
-from spfemu.mm.page_lock import lock_page, lock_page_or_retry, trylock_page, unlock_page
+from spfemu.mm.page_lock import (
+    lock_page,
+    lock_page_or_retry,
+    trylock_page,
+    unlock_page,
+    wait_on_page_locked,
+)
 from spfemu.mm.rcu import call_rcu, rcu_read_lock, rcu_read_unlock
 from spfemu.mm.spinlock import spin_lock, spin_unlock
 from spfemu.mm.vmstat import count_vm_event
@@ -27,6 +33,7 @@ from spfemu.primitives import (
     clear_page,
     load,
     read_once,
+    smp_load_acquire,
     smp_mb,
     smp_store_release,
     store,
@@ -117,6 +124,17 @@ def read_page(cpu: int, page: int) -> None:
     clear_page(page_address(cpu, page))
     # full order: who sees the bit sees the contents
     atomic_fetch_or(page + PAGE.flags, Pg.UPTODATE)
+
+
+@kernel
+def wait_on_page_uptodate(cpu: int, page: int) -> None:
+    """Wait until a page that was found in the cache has been read; the caller has a reference.
+
+    Whoever puts a page into the cache has it locked until then.  The acquire pairs with the update
+    in `read_page`.
+    """
+    while (smp_load_acquire(page + PAGE.flags) & Pg.UPTODATE) == 0:
+        wait_on_page_locked(cpu, page)
 
 
 @slowpath

@@ -20,7 +20,7 @@ from spfemu.kernel import kernel
 from spfemu.layout import CPU, SWAP_CLUSTER_MAX
 from spfemu.mm import worker
 from spfemu.mm.direct_io import bio_map_user, bio_release_pages
-from spfemu.mm.file_calls import sys_ftruncate, sys_msync, sys_pwrite
+from spfemu.mm.file_calls import sys_ftruncate, sys_msync, sys_pread, sys_pwrite
 from spfemu.mm.file_table import sys_close, sys_create
 from spfemu.mm.flags import FileOps, Map, Msync, Prot
 from spfemu.mm.fork import exit_mm, sys_fork
@@ -99,6 +99,14 @@ def thread_close(cpu: int, file: int) -> int:
 def thread_pwrite(cpu: int, file: int, offset: int, value: int) -> int:
     cpu_idle_exit(cpu)
     result = sys_pwrite(cpu, file, offset, value)
+    cpu_idle_enter(cpu)
+    return result
+
+
+@kernel
+def thread_pread(cpu: int, file: int, offset: int) -> int:
+    cpu_idle_exit(cpu)
+    result = sys_pread(cpu, file, offset)
     cpu_idle_enter(cpu)
     return result
 

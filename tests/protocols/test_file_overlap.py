@@ -444,6 +444,23 @@ def test_programs_do_what_they_do_under_classic(own_cache, protocol):
     segment.close()
 
 
+# System calls
+
+
+def test_a_read_waits_for_a_page_that_is_being_read(spf, threads):
+    """Until then the frame has what its last user left."""
+    file = spf.call("create", 4096, int(FileOps.GENERIC))
+    spf.map_file(AREA, file, 1, SHARED)
+    spf.map(PAGE_1, 1)
+    assert spf.call("write", PAGE_1, 7, cpu=0) == 0
+    assert spf.call("dontneed", PAGE_1, 4096, cpu=0) == 0
+    a = threads.thread("A", "read", AREA)
+    b = threads.thread("B", "pread", file, 0)
+    a.runs_until(before("read_page", inside="page_cache_ra"))
+    assert b.runs_to_end(letting=[a]) == 0
+    assert a.runs_to_end() == (0, 0)
+
+
 # A mutant
 
 BLIND = """
