@@ -11,7 +11,7 @@ from spfemu.kernel import kernel, slowpath
 from spfemu.layout import CPU, HUGE_PAGE, PAGE, SYSTEM
 from spfemu.mm.flags import HPAGE_PMD_NR, PageKind, Pg
 from spfemu.mm.spinlock import spin_lock, spin_unlock
-from spfemu.primitives import atomic_fetch_add, load, store, write_once
+from spfemu.primitives import atomic_fetch_add, load, smp_load_acquire, store, write_once
 
 HUGE_STRUCTS_SHIFT = 15
 """The structs of a huge frame's frames take up 1 << 15 bytes."""
@@ -66,8 +66,11 @@ def free_huge_subpage(cpu: int, page: int) -> None:
 
 @kernel
 def huge_page_is_mine(head: int) -> int:
-    """Tell whether each frame has one reference: nobody else maps or uses a part of it."""
+    """Tell whether each frame has one reference: nobody else maps or uses a part of it.
+
+    The acquires pair with the update in put_page, as in wp_can_reuse.
+    """
     for i in range(HPAGE_PMD_NR):
-        if load(head + i * PAGE.SIZE + PAGE.refcount) != 1:
+        if smp_load_acquire(head + i * PAGE.SIZE + PAGE.refcount) != 1:
             return 0
     return 1

@@ -56,7 +56,7 @@ from spfemu.mm.tlb import flush_tlb_mm
 from spfemu.mm.vma import find_vma
 from spfemu.mm.vma_write import vm_write_begin, vm_write_end, vma_start_write
 from spfemu.mm.vmstat import count_vm_event
-from spfemu.primitives import clear_page, copy_page, load, read_once, store, xchg
+from spfemu.primitives import clear_page, copy_page, load, read_once, smp_load_acquire, store, xchg
 
 if TYPE_CHECKING:  # the engines resolve calls by name: importing it would be circular
     from spfemu.mm.fork import mmput
@@ -157,7 +157,8 @@ def collapse_check_page(cpu: int, entry: int) -> int:
         return Scan.PAGE_ANON
     if load(page + PAGE.flags) & Pg.LOCKED:
         return Scan.PAGE_LOCK
-    if load(page + PAGE.refcount) != load(page + PAGE.mapcount):
+    # pairs with the update in put_page: what others wrote before they let go is copied
+    if smp_load_acquire(page + PAGE.refcount) != load(page + PAGE.mapcount):
         return Scan.PAGE_COUNT
     return Scan.SUCCEED
 
