@@ -489,7 +489,10 @@ class CPU(Struct, pad_to_line=True):
     random = word("state of the CPU's random generator", lock="owner")
     rss_anon = word("change of rss_anon not yet synced", lock="owner")
     rss_events = word("changes since the last sync", lock="owner")
-    mmap_lock_held = word("0, 1 reading, 2 writing: for crash reports", lock="owner")
+    mmap_lock_held = word(
+        "0, 1 reading, 2 writing, 5 reading of another mm: for reclaim and crash reports",
+        lock="owner",
+    )
     pcp_list = word("chain of free frames in use", lock="owner")
     pcp_count = word("its length", lock="owner")
     pcp_spare = word("second chain, full or empty", lock="owner")

@@ -37,6 +37,7 @@ from spfemu.measure.plan import Plan
 from spfemu.measure.topology import read_text
 from spfemu.mm.bug import Bug
 from spfemu.mm.kthread import Role
+from spfemu.mm.mmap_lock import HELD_OTHER, HELD_READ
 from spfemu.segment import Segment
 from spfemu.workloads.parameters import Param
 
@@ -316,7 +317,8 @@ def held_locks(segment: Segment, index: int) -> list[str]:
     held = []
     mode = int(cpu["mmap_lock_held"])
     if mode:
-        held.append(f"mmap_lock of mm {mm_index} for {'reading' if mode == 1 else 'writing'}")
+        whose = "another mm" if mode & HELD_OTHER else f"mm {mm_index}"
+        held.append(f"mmap_lock of {whose} for {'reading' if mode & HELD_READ else 'writing'}")
     if int(cpu["percpu_read"]):
         held.append(f"mmu_notifier_lock of mm {mm_index} for reading")
     for i, mm in enumerate(segment.mms):

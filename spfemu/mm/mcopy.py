@@ -16,7 +16,7 @@ from spfemu.mm.fork import mmput
 from spfemu.mm.huge_memory import pmd_of_ptes
 from spfemu.mm.memory import page_add_new_anon_rmap, put_new_page
 from spfemu.mm.mm_struct import mmget_not_zero
-from spfemu.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
+from spfemu.mm.mmap_lock import mmap_read_lock, mmap_read_lock_other, mmap_read_unlock
 from spfemu.mm.mmu import READABLE, translate
 from spfemu.mm.page_alloc import alloc_page, page_address
 from spfemu.mm.pgtable import alloc_pmd, pte_lockptr, pte_offset, set_pte, table_alloc
@@ -94,7 +94,7 @@ def mcopy_atomic_page(cpu: int, mm: int, dst: int, src: int, rest: int, mode: in
         return -Errno.EFAULT
     # no IPI is served between translation and copy: the frame is the page's own as long
     copy_page(page_address(cpu, page), entry & PTE_ADDR_MASK)
-    mmap_read_lock(cpu, mm)
+    mmap_read_lock_other(cpu, mm)
     vma = find_dst_vma(cpu, mm, dst, rest)
     error = mcopy_check(cpu, vma, mode)
     if error == 0:
@@ -166,7 +166,7 @@ def userfaultfd_zeropage(cpu: int, ctx: int, start: int, length: int, mode: int)
         return -Errno.EINVAL
     if mmget_not_zero(mm) == 0:
         return -Errno.ESRCH
-    mmap_read_lock(cpu, mm)
+    mmap_read_lock_other(cpu, mm)
     vma = find_dst_vma(cpu, mm, start, length)
     error = mcopy_check(cpu, vma, 0)
     done = 0

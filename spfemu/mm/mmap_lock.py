@@ -13,7 +13,7 @@ that no writer overlapped; it says nothing about CPUs that hold the lock for rea
 increments do: their writer holds the lock exclusively.
 """
 
-from spfemu.kernel import kernel
+from spfemu.kernel import kernel, slowpath
 from spfemu.layout import CPU, MM, VMA, VMF
 from spfemu.mm.bug import Bug, vm_bug_on
 from spfemu.mm.config import CONFIG_MMAP_SEQ_OWN_LINE
@@ -36,6 +36,8 @@ HELD_READ = 1
 """CPU.mmap_lock_held: for reading."""
 HELD_WRITE = 2
 """CPU.mmap_lock_held: for writing."""
+HELD_OTHER = 4
+"""Bit of CPU.mmap_lock_held: the lock is not that of the mm that the CPU runs."""
 
 
 @kernel
@@ -103,6 +105,17 @@ def mmap_read_lock(cpu: int, mm: int) -> None:
     """Lock the mm's layout for reading."""
     down_read(cpu, mm + MM.mmap_lock)
     store(cpu + CPU.mmap_lock_held, HELD_READ)
+
+
+@slowpath
+def mmap_read_lock_other(cpu: int, mm: int) -> None:
+    """Lock an mm for reading that may not be the one that this CPU runs, for longer work on it.
+
+    The note keeps a reclaimer from taking the lock for that of its own mm.
+    """
+    mmap_read_lock(cpu, mm)
+    if load(cpu + CPU.mm) != mm:
+        store(cpu + CPU.mmap_lock_held, HELD_READ | HELD_OTHER)
 
 
 @kernel

@@ -18,7 +18,7 @@ from spfemu.layout import CPU, MM, PAGE, PAGE_SHIFT, RECLAIM, SWAP_CLUSTER_MAX, 
 from spfemu.mm.flags import PTE_ADDR_MASK, PUD_SIZE, PageKind, Pg, Pte, Vm
 from spfemu.mm.gup import page_maybe_dma_pinned
 from spfemu.mm.mm_struct import mmget_not_zero
-from spfemu.mm.mmap_lock import mmap_read_trylock, mmap_read_unlock
+from spfemu.mm.mmap_lock import HELD_OTHER, mmap_read_trylock, mmap_read_unlock
 from spfemu.mm.nodes import ZONE_FREE, node_zone
 from spfemu.mm.page_alloc import (
     drain_local_pages,
@@ -170,7 +170,7 @@ def isolate_mm(cpu: int, mm: int) -> int:
     that reclaims has the lock of its own process already, which others may be waiting for.
     """
     held = load(cpu + CPU.mmap_lock_held)
-    own = held != 0 and load(cpu + CPU.mm) == mm
+    own = held != 0 and (held & HELD_OTHER) == 0 and load(cpu + CPU.mm) == mm
     if own == 0 and mmap_read_trylock(cpu, mm) == 0:
         return 0
     address = read_once(mm + MM.scan_address)

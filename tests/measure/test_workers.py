@@ -19,6 +19,7 @@ from spfemu.measure.plan import Plan
 from spfemu.measure.probe import cycles_per_second
 from spfemu.measure.run import Segments, prepare, take_sample
 from spfemu.measure.workers import Workers, held_locks
+from spfemu.mm.mmap_lock import HELD_OTHER, HELD_READ
 from spfemu.segment import Geometry, Segment
 
 SPIN = """
@@ -175,6 +176,8 @@ def test_locks_held_by_a_cpu():
         "vma_lock",
     ]
     assert held_locks(segment, 0) == ["the page-table lock of frame 4"]
+    segment.cpus["mmap_lock_held"][1] = HELD_READ | HELD_OTHER
+    assert held_locks(segment, 1)[0] == "mmap_lock of another mm for reading"
     segment.close()
 
 

@@ -14,7 +14,7 @@ from uffd_threads import CALLS, MISSING, WP, Served, native, stepped
 from spfemu.checks import check_segment
 from spfemu.engines.script import after, before, waits
 from spfemu.engines.stepped import StepEngine
-from spfemu.mm.flags import VM_UFFD_FLAGS, Errno, Mremap, Prot
+from spfemu.mm.flags import PMD_SIZE, VM_UFFD_FLAGS, Errno, Mremap, Prot, Pte
 from spfemu.mm.mcopy import UffdCopy
 from spfemu.mm.userfaultfd import MSG_WP, MSG_WRITE
 from spfemu.segment import Geometry, Segment
@@ -462,6 +462,41 @@ def test_a_process_may_end_before_its_context(served):
     served.call("close", ctx)
     index = (child - served.segment.mm(0)) // served.segment.mms.dtype.itemsize
     assert not served.segment.mms["in_use"][index]
+
+
+def test_a_monitor_that_reclaims_takes_the_lock_of_its_own_process_first(own_cache):
+    """It holds the other's mmap lock, for a page table that is missing there."""
+    geometry = Geometry(nr_cpus=3, nr_spare_mms=2, nr_frames=600, nr_swap=256)
+    process = Served(stepped("classic"), Segment.create(geometry))
+    parent, segment, call = process.segment.mm(0), process.segment, process.engine.call
+    process.map(AREA, PAGES)
+    process.map(AREA + PMD_SIZE, 1)
+    for page in range(PAGES):
+        process.write(AREA + page * 4096, 1)
+    ctx = process.call("open")
+    assert process.call("register", ctx, AREA + PMD_SIZE, 4096, MISSING) == 0
+    child = process.call("fork")
+    call("switch_mm", segment.cpu(0), child)
+    assert process.call("write", AREA, 9, cpu=0) == 0
+    taken = []
+    for cpu in range(3):
+        while page := call("rmqueue", segment.cpu(cpu)):
+            taken.append(page)
+    # the copy has a frame, the page table for it has none
+    call("free_page", segment.cpu(0), taken.pop())
+    call("mmap_write_lock", segment.cpu(1), child)
+    assert process.call("copy", ctx, AREA + PMD_SIZE, AREA, 4096, 0, cpu=0) == 4096
+    entry = call("lookup_pte", child, AREA)
+    call("mmap_write_unlock", segment.cpu(1), child)
+    for page in taken:
+        call("free_page", segment.cpu(0), page)
+    assert process.events(0)["PSWPOUT"] > 0
+    assert entry & Pte.PRESENT
+    assert process.read(AREA + PMD_SIZE) == 9
+    process.call("close", ctx)
+    assert process.call("exit", parent, cpu=0) == 0
+    assert check_segment(segment) == []
+    segment.close()
 
 
 # VMAs
