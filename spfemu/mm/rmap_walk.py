@@ -9,6 +9,7 @@ page-table lock.  Bounds of a VMA that change meanwhile make the walk miss a pte
 from spfemu.kernel import kernel, slowpath
 from spfemu.layout import ANON_VMA, ANON_VMA_CHAIN, MM, PAGE, PAGE_SHIFT, PAGE_SIZE, VMA
 from spfemu.mm.flags import PTE_ADDR_MASK, Pg, Pte, Vm
+from spfemu.mm.gup import page_maybe_dma_pinned
 from spfemu.mm.memory import page_remove_rmap
 from spfemu.mm.mmu_notifier import (
     mmu_notifier_invalidate_range,
@@ -174,12 +175,18 @@ def try_to_unmap_pte(cpu: int, mm: int, page: int, pte: int, address: int) -> No
     """Replace one pte; called with the page-table lock, returns without.
 
     The flush, with the lock held, comes before anything is done with the page: nobody writes to it
-    any more, and the dirty bit of the old pte is final.
+    any more, and the dirty bit of the old pte is final.  It also waited for walks without locks: a
+    page that is not pinned by now stays so.  A pinned one keeps its pte, or the next write would
+    copy it and take it away from who has pinned it (page_try_share_anon_rmap).
     """
     ptl = virt_to_page(cpu, pte) + PAGE.ptl
     entry = xchg(pte, 0)
     flush_tlb_mm(cpu, mm)
     mmu_notifier_invalidate_range(cpu, mm, address, address + PAGE_SIZE)
+    if page_maybe_dma_pinned(page):
+        set_pte(pte, entry)
+        spin_unlock(ptl)
+        return
     if entry & Pte.DIRTY:
         atomic_fetch_or(page + PAGE.flags, Pg.DIRTY)
     if page_swapcache(page):

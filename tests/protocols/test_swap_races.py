@@ -10,7 +10,7 @@ from process import RW, Process, Threads
 
 from spfemu.checks import check_segment
 from spfemu.engines.script import after, before
-from spfemu.mm.flags import Madv
+from spfemu.mm.flags import PTE_ADDR_MASK, Madv
 from spfemu.mm.swapops import SWAP_ENTRY, SWAP_ENTRY_BITS
 from spfemu.segment import Geometry, Segment
 
@@ -125,6 +125,22 @@ def test_a_copy_while_the_page_is_being_evicted(process, threads):
 
     assert process.read(PAGE) == 7
     assert process.child_reads(child, PAGE) == 2
+
+
+def test_a_page_that_is_pinned_while_it_is_being_evicted_stays(process, threads):
+    """Else the next write would be to a copy, and the device goes on with the old frame."""
+    evicts = threads.thread("B", "advise", PAGE, 4096, Madv.PAGEOUT)
+    pins = threads.thread("A", "pin", PAGE, 1)
+    evicts.runs_until(after("add_to_swap"))
+    assert pins.runs_to_end() == 1
+    evicts.runs_to_end()
+    frame = process.pte() & PTE_ADDR_MASK
+    process.write(PAGE, 42)
+    process.engine.call("dma_write", process.segment.cpu(0), 0, 77)
+
+    assert process.read(PAGE) == 77
+    assert process.pte() & PTE_ADDR_MASK == frame
+    assert process.call("unpin", cpu=0) == 0
 
 
 def test_unmapping_while_the_page_is_being_read(process, threads):
