@@ -101,13 +101,18 @@ def huge_pte(pmd: int, address: int) -> int:
 
 @kernel
 def lookup_pte(mm: int, address: int) -> int:
-    """Return the entry that maps the page of `address`, 0 if there is none; as `find_pmd`."""
+    """Return the entry that maps the page of `address`, 0 if there is none; as `find_pmd`.
+
+    A huge one that is being split maps its frames, though nobody has access (x86's pmd_present):
+    it must not look like a swap entry.
+    """
     slot = find_pmd(mm, address)
     if slot == 0:
         return 0
     pmd = read_once(slot)
     if pmd_huge(pmd):
-        return huge_pte(pmd, address)
+        entry = huge_pte(pmd, address)
+        return entry if pte_present(entry) else entry | Pte.PROTNONE
     return 0 if pmd_bad(pmd) else read_once(pte_offset(pmd, address))
 
 

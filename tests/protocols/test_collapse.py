@@ -20,6 +20,7 @@ from spfemu.layout import CPU
 from spfemu.mm.flags import Pte
 from spfemu.mm.khugepaged import Scan, hpage_collapse
 from spfemu.mm.sched import cpu_idle_enter, cpu_idle_exit
+from spfemu.mm.syscalls import sys_mincore
 from spfemu.primitives import load
 from spfemu.segment import Geometry, Segment
 
@@ -37,6 +38,14 @@ GATE = "pte_map_lock_speculative"
 def thread_collapse(cpu: int, start: int) -> int:
     cpu_idle_exit(cpu)
     result = hpage_collapse(cpu, load(cpu + CPU.mm), start, 1)
+    cpu_idle_enter(cpu)
+    return result
+
+
+@kernel
+def thread_mincore(cpu: int, start: int, length: int, vec: int) -> int:
+    cpu_idle_exit(cpu)
+    result = sys_mincore(cpu, start, length, vec)
     cpu_idle_enter(cpu)
     return result
 
@@ -125,6 +134,19 @@ def test_a_speculative_fault_meets_a_collapse(spf_process, a_point, b_point, rea
     assert meets(spf_process, a_point, b_point) == Scan.SUCCEED
     assert spf_process.aborts() == ({reason: 1} if reason else {})
     assert spf_process.is_huge()
+
+
+def test_the_pages_of_a_huge_page_that_is_being_split_are_resident(spf_process):
+    """For a moment the entry is not present; it is no swap entry for that."""
+    assert spf_process.call("collapse", AREA) == Scan.SUCCEED
+    room = spf_process.segment.address["scratch"]
+    with Threads(spf_process) as threads:
+        a = threads.thread("A", "mincore", AREA, 2 << 12, room)
+        b = threads.thread("B", "dontneed", PAGE, 4096)
+        b.runs_until(after("xchg", inside="pmdp_invalidate"))
+        assert a.runs_to_end() == 0
+        b.runs_to_end()
+    assert [spf_process.segment.word(room + 8 * i) for i in (0, 1)] == [1, 1]
 
 
 def test_a_huge_page_is_left_to_the_locked_path(spf_process):
