@@ -431,6 +431,7 @@ class MM(Struct, pad_to_line=True):
     mm_lock_seq = word("counted up to unlock all VMAs", lock="mmap_lock for writing", line=True)
     vma_writer_wait = word("futex word: a VMA's last reader has left", lock="atomic")
     mm_seq = word("odd while the VMA tree changes, for protocol spf-vma", lock="mmap_lock")
+    mm_rb_lock = word("read-write lock of the VMA tree, for protocol spf-vma-v11", lock="atomic")
 
     mm_rb_seq = word(
         "latch: odd while the first copy of the VMA tree changes", lock="mmap_lock", line=True

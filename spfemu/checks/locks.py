@@ -88,6 +88,9 @@ def _check_mmap_seq(state: State, mm: int) -> None:
         state.findings.add(f"mm {mm} counts in both mmap_seq and mmap_seq_own: {values}")
     if int(state.segment.mms["mm_seq"][mm]) & 1:
         state.findings.add(f"mm_seq of mm {mm} is odd: a change of the tree never ended")
+    held = int(state.segment.mms["mm_rb_lock"][mm])
+    if held != 0:
+        state.findings.add(f"mm_rb_lock of mm {mm} is not free ({held:#x})")
 
 
 def check_vma_locks(state: State) -> None:

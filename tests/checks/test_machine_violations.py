@@ -108,6 +108,11 @@ def tree_sequence_odd(good: GoodSegment) -> None:
     good.segment.mms["mm_seq"][1] = 1
 
 
+@corruptions.reports("^mm_rb_lock of mm 1 is not free .0x2.$")
+def tree_lock_held(good: GoodSegment) -> None:
+    good.segment.mms["mm_rb_lock"][1] = 2
+
+
 @corruptions.reports(r"^fault_count of VMA slot 5 .* is -1 instead of 0$")
 def fault_not_counted_down(good: GoodSegment) -> None:
     good.segment.vmas["fault_count"][5] = -1
