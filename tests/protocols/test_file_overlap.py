@@ -251,6 +251,14 @@ def test_the_first_copy_in_a_mapping_and_the_first_touch_of_a_table(spf, threads
     assert spf.aborts(1) == {"ANON_VMA": 1}
 
 
+def test_a_missing_table_is_made_by_the_locked_path_which_alone_sends_signals(spf, threads):
+    made = spf.file(PAGES)
+    spf.map_file(AREA, made, 2 * PMD_SIZE >> 12, PRIVATE)
+    spf.read(AREA)
+    assert threads.thread("A", "read", AREA + PMD_SIZE).runs_to_end() == (-Errno.EIO, 0)
+    assert spf.aborts() == {"PMD": 1}
+
+
 # The file is gone, but not yet.
 
 
