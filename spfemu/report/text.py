@@ -29,10 +29,18 @@ _LABEL_WIDTH = 20
 _ENDLESS = 10_000
 
 
+class ReportConsole(Console):
+    """A console that leaves it to the command line what a reader that is gone means."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the error again: rich would exit with the status of a violation."""
+        raise BrokenPipeError
+
+
 def print_report(report: Report, file: TextIO | None = None) -> None:
     """Print what `run` or `scale` found."""
     output = sys.stdout if file is None else file
-    console = Console(file=output, highlight=False)
+    console = ReportConsole(file=output, highlight=False)
     for part in describe(report):
         if isinstance(part, Table):
             # as wide as it needs to be: a narrow terminal wraps, nothing is cut off

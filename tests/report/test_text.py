@@ -84,6 +84,15 @@ def test_ascii_output_works(scale_report):
     assert b"spf / classic" in output.buffer.getvalue()
 
 
+def test_a_reader_that_is_gone_is_no_violation(scale_report):
+    class Gone(io.StringIO):
+        def write(self, _):
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        text.print_report(scale_report, Gone())
+
+
 def test_a_single_point_shows_everything_that_it_has(run_report):
     found = "\n".join(lines(run_report))
     assert "2 workers, 1 writer" in found
