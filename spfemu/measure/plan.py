@@ -143,14 +143,15 @@ class Plan:
         if self.memory < self.least_memory:
             raise UsageError(
                 f"{self.memory} bytes of memory are too little for {self.nr_cpus} CPUs' free lists "
-                f"and the page tables of {self.workload}: give {self.least_memory} or more"
+                f"and what {self.workload} has in page tables and page cache: give "
+                f"{self.least_memory} or more"
             )
 
     @property
     def least_memory(self) -> int:
         """Bytes below which not even a few pages can be in memory at a time."""
         tables = self._needs.frames // PTRS_PER_TABLE + 4 * self.nr_mms
-        frames = self.nr_cpus * SLACK_LISTS + 2 * tables + SLACK_PAGES
+        frames = self.nr_cpus * SLACK_LISTS + 2 * tables + SLACK_PAGES + self._needs.cached
         return frames * PAGE_SIZE
 
     @property
@@ -337,6 +338,11 @@ class Plan:
             )
         elif self.nr_tasks > len({(c.package, c.core) for c in available}):
             notes.append("some workers share a core with another as SMT siblings")
+        if self.kthreads and self.nr_tasks >= len(available):
+            notes.append(
+                f"kernel threads share the {len(available)} CPUs with the workers: each TLB flush "
+                "waits for who is not running, so a sample may take long"
+            )
         return notes
 
 

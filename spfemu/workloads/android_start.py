@@ -45,7 +45,8 @@ def needs(parameters: Parameters) -> Needs:
     pages = (4 * parameters.pages + 1) * threads
     library = (CODE + DATA) * parameters.pages
     files = workers * (library + library // 512 + 4)
-    return Needs(pages + files + table_frames(pages, 4 * threads), 9 * threads, files=workers)
+    frames = pages + files + table_frames(pages, 4 * threads)
+    return Needs(frames, 9 * threads, files=workers, cached=files)
 
 
 def iterations(parameters: Parameters) -> int:

@@ -18,8 +18,9 @@ def needs(parameters: Parameters) -> Needs:
     """A file per worker, all of it in the page cache, and a copy of each of its pages."""
     workers = parameters.workers
     pages = parameters.size_pages * workers
-    frames = file_frames(parameters) + pages + table_frames(pages, workers)
-    return Needs(frames, workers, files=workers)
+    cached = file_frames(parameters)
+    frames = cached + pages + table_frames(pages, workers)
+    return Needs(frames, workers, files=workers, cached=cached)
 
 
 def iterations(parameters: Parameters) -> int:

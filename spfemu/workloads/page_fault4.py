@@ -18,7 +18,8 @@ def needs(parameters: Parameters) -> Needs:
     """A file per worker, all of it in the page cache."""
     workers = parameters.workers
     tables = table_frames(parameters.size_pages * workers, workers)
-    return Needs(file_frames(parameters) + tables, workers, files=workers)
+    cached = file_frames(parameters)
+    return Needs(cached + tables, workers, files=workers, cached=cached)
 
 
 def iterations(parameters: Parameters) -> int:

@@ -104,6 +104,8 @@ class Needs:
     """anon_vma_chains: one for each VMA of a child and anon_vma that it has inherited."""
     files: int = 0
     """Open files."""
+    cached: int = 0
+    """Of the frames, those of the page cache, which nothing reclaims."""
 
 
 def table_frames(pages: int, regions: int) -> int:

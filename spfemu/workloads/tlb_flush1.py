@@ -17,8 +17,8 @@ EXTENDS = "tlb_flush2"
 def needs(parameters: Parameters) -> Needs:
     """The files in the page cache besides."""
     anonymous = page_fault1.needs(parameters)
-    frames = anonymous.frames + file_frames(parameters)
-    return Needs(frames, anonymous.vmas, files=parameters.workers)
+    cached = file_frames(parameters)
+    return Needs(anonymous.frames + cached, anonymous.vmas, files=parameters.workers, cached=cached)
 
 
 @kernel

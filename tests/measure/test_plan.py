@@ -44,6 +44,10 @@ from spfemu.measure.plan import Plan
         ({"target": "host", "swap": 1 << 20}, r"emulated machine's: use --target emulator"),
         ({"swap": -1}, r"swap must be from 0"),
         ({"memory": 1 << 20}, r"1048576 bytes of memory are too little .* give \d+ or more"),
+        (
+            {"workload": "page_fault2", "memory": 16 << 20, "swap": 64 << 20},
+            r"page_fault2 has in page tables and page cache: give \d+ or more",
+        ),
         ({"swap": 1 << 20, "protocol": "bare"}, r"so none can be reclaimed: use another"),
     ],
 )
