@@ -281,27 +281,51 @@ def follow_page_pte(cpu: int, mm: int, address: int, gup_flags: int) -> int:
 
 
 @kernel
-def faultin_page(cpu: int, mm: int, vma: int, address: int, gup_flags: int) -> int:
-    """Let a fault bring what `follow_page_pte` did not find; 0 or a negative errno."""
-    count_vm_event(cpu, Event.GUP_FAULT)
-    flags = FaultFlag.WRITE if gup_flags & FOLL_WRITE else 0
+def faultin_page(cpu: int, mm: int, vma: int, address: int, flags: int) -> int:
+    """Let a fault bring what is missing; 0 or a negative errno.  Needs the mmap lock for reading.
+
+    -EBUSY: the fault had to wait, and has released the lock.  `flags` are FAULT_FLAG_* bits; only
+    with ALLOW_RETRY may it.
+    """
     result = handle_mm_fault(cpu, mm, vma, address, flags)
     if result & VmFault.OOM:
         return -Errno.ENOMEM
-    return -Errno.EFAULT if result & (VmFault.SIGBUS | VmFault.SIGSEGV) else 0
+    if result & (VmFault.SIGBUS | VmFault.SIGSEGV):
+        return -Errno.EFAULT
+    return -Errno.EBUSY if result & VmFault.RETRY else 0
 
 
 @kernel
-def get_user_page(cpu: int, mm: int, vma: int, address: int, gup_flags: int) -> int:
-    """Take the frame behind an address of `vma`, faulting as often as it needs; or an errno."""
+def get_user_page(
+    cpu: int, mm: int, vma: int, address: int, gup_flags: int, fault_flags: int
+) -> int:
+    """Take the frame behind an address of `vma`, faulting as often as it needs; or an errno.
+
+    As of `faultin_page`, and -EINTR after a fatal signal.
+    """
     while True:
+        if read_once(cpu + CPU.fatal_signal) != 0:
+            return -Errno.EINTR
         irq_poll(cpu)
         page = follow_page_pte(cpu, mm, address, gup_flags)
         if page != 0:
             return page
-        error = faultin_page(cpu, mm, vma, address, gup_flags)
+        count_vm_event(cpu, Event.GUP_FAULT)
+        error = faultin_page(cpu, mm, vma, address, fault_flags)
         if error != 0:
             return error
+
+
+@kernel
+def get_user_page_locked(cpu: int, mm: int, address: int, gup_flags: int, fault_flags: int) -> int:
+    """Take the frame behind any address under the mmap lock for reading; as `get_user_page`."""
+    vma = find_vma(cpu, mm, address)
+    if vma == 0 or load(vma + VMA.vm_start) > address:
+        return -Errno.EFAULT
+    error = check_vma_flags(vma, gup_flags)
+    if error != 0:
+        return error
+    return get_user_page(cpu, mm, vma, address, gup_flags, fault_flags)
 
 
 @slowpath
@@ -310,24 +334,26 @@ def get_user_pages_unlocked(
 ) -> int:
     """Take frames under the mmap lock for reading; their number, or why there is not even one.
 
-    Stacks are not made to grow.  Source: __get_user_pages.
+    A fault that waits does so without the lock, and then its page is tried again.  Stacks are not
+    made to grow.  Source: __get_user_pages_locked.
     """
+    write = FaultFlag.WRITE if gup_flags & FOLL_WRITE else 0
+    flags = write | FaultFlag.ALLOW_RETRY
     nr_pinned = 0
     error = 0
     mmap_read_lock(cpu, mm)
     while nr_pinned < nr_pages and error == 0:
         address = start + (nr_pinned << PAGE_SHIFT)
-        vma = find_vma(cpu, mm, address)
-        error = -Errno.EFAULT
-        if vma != 0 and load(vma + VMA.vm_start) <= address:
-            error = check_vma_flags(vma, gup_flags)
-        if error == 0:
-            page = get_user_page(cpu, mm, vma, address, gup_flags)
-            if page < 0:
-                error = page
-            else:
-                store(pages + nr_pinned * WORD, page)
-                nr_pinned += 1
+        page = get_user_page_locked(cpu, mm, address, gup_flags, flags)
+        if page > 0:
+            store(pages + nr_pinned * WORD, page)
+            nr_pinned += 1
+            flags = write | FaultFlag.ALLOW_RETRY
+        elif page == -Errno.EBUSY:
+            flags = flags | FaultFlag.TRIED
+            mmap_read_lock(cpu, mm)
+        else:
+            error = page
     mmap_read_unlock(cpu, mm)
     count_vm_events(cpu, Event.GUP_SLOW, nr_pinned)
     return nr_pinned if nr_pinned != 0 else error

@@ -60,7 +60,7 @@ def mprotect_fixup(
     vm_write_end(vma)
     if vm_flags & Vm.WRITE and (old_flags & (Vm.WRITE | Vm.SHARED | Vm.LOCKED)) == Vm.LOCKED:
         # locked memory that can be written from now on is not to fault when it is
-        populate_vma_page_range(cpu, vma, start, end)
+        populate_vma_page_range(cpu, vma, start, end, 0)
     return 0, vma
 
 

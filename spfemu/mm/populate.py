@@ -1,20 +1,24 @@
 # SPDX-License-Identifier: MIT
 """Touching pages before they are needed (Linux 6.18, mm/gup.c).
 
-Each VMA is done under one hold of the mmap read lock, by the same faults as those of programs.
+Each VMA is done under the mmap lock for reading, by the same faults as those of programs.  A fault
+that waits, for a page's lock or a monitor (userfaultfd.py), lets go of the mmap lock for that; the
+walk goes on from its page with the VMA that is there then.
 """
 
 from spfemu.events import Event
 from spfemu.kernel import kernel, slowpath
-from spfemu.layout import MM, PAGE_SIZE, VMA
-from spfemu.mm.flags import Errno, FaultFlag, Pte, Vm, VmFault
+from spfemu.layout import CPU, MM, PAGE_SIZE, VMA
+from spfemu.mm.flags import Errno, FaultFlag, Pte, Vm
+from spfemu.mm.gup import faultin_page
 from spfemu.mm.irq import irq_poll
-from spfemu.mm.memory import handle_mm_fault
 from spfemu.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
 from spfemu.mm.pgtable import lookup_pte
 from spfemu.mm.vma import VM_ACCESS_FLAGS, find_vma
 from spfemu.mm.vmstat import count_vm_event
-from spfemu.primitives import load
+from spfemu.primitives import load, read_once
+
+ALLOW_RETRY = int(FaultFlag.ALLOW_RETRY)
 
 
 @kernel
@@ -24,39 +28,43 @@ def page_is_mapped(mm: int, address: int, need: int) -> int:
 
 
 @kernel
-def faultin_range(cpu: int, vma: int, start: int, end: int, write: int) -> int:
-    """Touch all pages of [start, end), part of `vma`; 0, -ENOMEM or -EFAULT (SIGBUS).
+def faultin_range(cpu: int, vma: int, start: int, end: int, fault_flags: int) -> tuple[int, int]:
+    """Touch all pages of [start, end), part of `vma`: (0 or a negative errno, where it ended).
 
-    Needs the mmap lock for reading.
+    Needs the mmap lock for reading.  -ENOMEM, -EFAULT (SIGBUS), -EINTR after a fatal signal;
+    -EBUSY: a fault has waited and released the lock, so that the page is to be tried again.
     """
     mm = load(vma + VMA.vm_mm)
-    need = Pte.PRESENT | Pte.RW if write else Pte.PRESENT
-    flags = FaultFlag.WRITE if write else 0
+    need = Pte.PRESENT | Pte.RW if fault_flags & FaultFlag.WRITE else Pte.PRESENT
     address = start
     while address < end:
+        if read_once(cpu + CPU.fatal_signal) != 0:
+            return -Errno.EINTR, address
         irq_poll(cpu)
         if page_is_mapped(mm, address, need):
             address += PAGE_SIZE
             continue
-        result = handle_mm_fault(cpu, mm, vma, address, flags)
-        if result & VmFault.OOM:
-            return -Errno.ENOMEM
-        if result & (VmFault.SIGBUS | VmFault.SIGSEGV):
-            return -Errno.EFAULT
+        error = faultin_page(cpu, mm, vma, address, fault_flags)
+        if error != 0:
+            return error, address
         count_vm_event(cpu, Event.POPULATE_FAULT)
-    return 0
+    return 0, end
 
 
 @kernel
-def populate_vma_page_range(cpu: int, vma: int, start: int, end: int) -> int:
+def populate_vma_page_range(
+    cpu: int, vma: int, start: int, end: int, fault_flags: int
+) -> tuple[int, int]:
     """Touch what the VMA allows: writing if it is private and writable; as `faultin_range`."""
     vm_flags = load(vma + VMA.vm_flags)
     if vm_flags & Vm.LOCKONFAULT:
-        return 0
+        return 0, end
     if (vm_flags & VM_ACCESS_FLAGS) == 0:
-        return -Errno.EFAULT
-    write = (vm_flags & (Vm.WRITE | Vm.SHARED)) == Vm.WRITE
-    return faultin_range(cpu, vma, start, end, write)
+        return -Errno.EFAULT, start
+    if (vm_flags & (Vm.WRITE | Vm.SHARED)) == Vm.WRITE:
+        fault_flags = fault_flags | FaultFlag.WRITE
+    error, start = faultin_range(cpu, vma, start, end, fault_flags)
+    return error, start
 
 
 @slowpath
@@ -78,7 +86,9 @@ def __mm_populate(cpu: int, mm: int, start: int, length: int, ignore_errors: int
         start = first if first > start else start
         stop = load(vma + VMA.vm_end)
         stop = stop if stop < end else end
-        error = populate_vma_page_range(cpu, vma, start, stop)
+        error, start = populate_vma_page_range(cpu, vma, start, stop, ALLOW_RETRY)
+        if error == -Errno.EBUSY:
+            continue
         mmap_read_unlock(cpu, mm)
         if error != 0 and ignore_errors == 0:
             return error
@@ -92,20 +102,19 @@ def madvise_populate(cpu: int, mm: int, start: int, end: int, write: int) -> int
 
     -ENOMEM at a hole, -EINVAL where the VMA does not allow the access.
     """
+    flags = ALLOW_RETRY | FaultFlag.WRITE if write else ALLOW_RETRY
     while start < end:
         mmap_read_lock(cpu, mm)
         vma = find_vma(cpu, mm, start)
         error = -Errno.ENOMEM
-        stop = end
         if vma != 0 and load(vma + VMA.vm_start) <= start:
             stop = load(vma + VMA.vm_end)
             stop = stop if stop < end else end
-            allowed = load(vma + VMA.vm_flags) & (Vm.WRITE if write else Vm.READ)
             error = -Errno.EINVAL
-            if allowed:
-                error = faultin_range(cpu, vma, start, stop, write)
-        mmap_read_unlock(cpu, mm)
-        if error != 0:
-            return error
-        start = stop
+            if load(vma + VMA.vm_flags) & (Vm.WRITE if write else Vm.READ):
+                error, start = faultin_range(cpu, vma, start, stop, flags)
+        if error != -Errno.EBUSY:
+            mmap_read_unlock(cpu, mm)
+            if error != 0:
+                return error
     return 0

@@ -10,8 +10,7 @@ is over for it, as a flush of the device's TLB that has been waited for.
 from spfemu.events import Event
 from spfemu.kernel import kernel, slowpath
 from spfemu.layout import MMU_NOTIFIER, NOTIFIER_SHADOW, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, VMA, WORD
-from spfemu.mm.flags import PTE_ADDR_MASK, Errno, Pte, Vm
-from spfemu.mm.irq import irq_poll
+from spfemu.mm.flags import PTE_ADDR_MASK, Errno, FaultFlag, Pte, Vm
 from spfemu.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
 from spfemu.mm.pgtable import lookup_pte
 from spfemu.mm.populate import faultin_range
@@ -83,20 +82,23 @@ def mmu_notifier_retry(subscription: int, seq: int) -> int:
 
 @kernel
 def secondary_lookup(cpu: int, mm: int, page: int) -> tuple[int, int]:
-    """Find the frame of a page, touched if need be; (0, frame) or (-EFAULT or -ENOMEM, 0)."""
-    mmap_read_lock(cpu, mm)
-    vma = find_vma(cpu, mm, page)
-    error = -Errno.EFAULT
-    frame = 0
-    if vma != 0 and load(vma + VMA.vm_start) <= page and load(vma + VMA.vm_flags) & Vm.READ:
-        error = 0
-        # what has been touched may be dropped again at once by another reader of the lock
-        while error == 0 and frame == 0:
-            irq_poll(cpu)
-            error = faultin_range(cpu, vma, page, page + PAGE_SIZE, 0)
-            frame = secondary_walk(mm, page)
-    mmap_read_unlock(cpu, mm)
-    return error, frame
+    """Find the frame of a page, touched if need be; (0, frame) or (a negative errno, 0).
+
+    What has been touched may be dropped again at once by another reader of the lock, and a fault
+    that waits releases the lock: then it is tried again.
+    """
+    while True:
+        mmap_read_lock(cpu, mm)
+        vma = find_vma(cpu, mm, page)
+        error = -Errno.EFAULT
+        if vma != 0 and load(vma + VMA.vm_start) <= page and load(vma + VMA.vm_flags) & Vm.READ:
+            error, _ = faultin_range(cpu, vma, page, page + PAGE_SIZE, FaultFlag.ALLOW_RETRY)
+        if error == -Errno.EBUSY:
+            continue
+        frame = secondary_walk(mm, page) if error == 0 else 0
+        mmap_read_unlock(cpu, mm)
+        if error != 0 or frame != 0:
+            return error, frame
 
 
 @kernel

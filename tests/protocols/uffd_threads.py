@@ -10,12 +10,17 @@ from spfemu.engines.native import NativeEngine
 from spfemu.engines.source import functions_of
 from spfemu.engines.stepped import StepEngine
 from spfemu.kernel import kernel
-from spfemu.layout import USERFAULTFD_CTX
+from spfemu.layout import CPU, USERFAULTFD_CTX
+from spfemu.mm.flags import Foll
+from spfemu.mm.gup import get_user_pages_fast
 from spfemu.mm.mcopy import userfaultfd_copy, userfaultfd_writeprotect, userfaultfd_zeropage
+from spfemu.mm.mlock import sys_mlock, sys_mlockall
 from spfemu.mm.mmu import user_write
+from spfemu.mm.mmu_notifier import mmu_notifier_register, mmu_notifier_unregister
 from spfemu.mm.mremap import sys_mremap
 from spfemu.mm.rwsem import send_fatal_signal
 from spfemu.mm.sched import cpu_idle_enter, cpu_idle_exit, cpu_sleep
+from spfemu.mm.secondary_mmu import notifier_read
 from spfemu.mm.userfaultfd import (
     MSG_WP,
     sys_userfaultfd,
@@ -29,7 +34,7 @@ from spfemu.mm.userfaultfd_register import (
     userfaultfd_release,
     userfaultfd_unregister,
 )
-from spfemu.primitives import atomic_fetch_add, futex_wake, read_once, smp_load_acquire
+from spfemu.primitives import atomic_fetch_add, futex_wake, load, read_once, smp_load_acquire
 
 MISSING, WP = int(UffdMode.MISSING), int(UffdMode.WP)
 
@@ -145,6 +150,42 @@ def thread_mremap(cpu: int, addr: int, old_len: int, new_len: int, flags: int, t
     result = sys_mremap(cpu, addr, old_len, new_len, flags, to)
     cpu_idle_enter(cpu)
     return result
+
+
+@kernel
+def thread_mlock(cpu: int, address: int, length: int) -> int:
+    cpu_idle_exit(cpu)
+    result = sys_mlock(cpu, address, length)
+    cpu_idle_enter(cpu)
+    return result
+
+
+@kernel
+def thread_mlockall(cpu: int, flags: int) -> int:
+    cpu_idle_exit(cpu)
+    result = sys_mlockall(cpu, flags)
+    cpu_idle_enter(cpu)
+    return result
+
+
+@kernel
+def thread_get_writable(cpu: int, address: int, nr_pages: int) -> int:
+    """Take references to frames that are going to be written to."""
+    cpu_idle_exit(cpu)
+    result = get_user_pages_fast(cpu, address, nr_pages, Foll.WRITE, cpu + CPU.gup_pages)
+    cpu_idle_enter(cpu)
+    return result
+
+
+@kernel
+def thread_read_by_device(cpu: int, address: int) -> tuple[int, int]:
+    """Read a word as a subscriber to changes of mappings."""
+    cpu_idle_exit(cpu)
+    subscription = mmu_notifier_register(cpu, load(cpu + CPU.mm))
+    error, value = notifier_read(cpu, subscription, address)
+    mmu_notifier_unregister(cpu, subscription)
+    cpu_idle_enter(cpu)
+    return error, value
 
 
 @kernel
