@@ -210,6 +210,17 @@ int64_t spf_fiber_timeout(int64_t handle)
 	return 0;
 }
 
+void spf_fiber_set_cpu(int64_t cpu)
+{
+	if (current)
+		current->public.cpu = cpu;
+}
+
+int64_t spf_fiber_cpu(void)
+{
+	return current ? current->public.cpu : 0;
+}
+
 void spf_step(int64_t kind, int64_t site, int64_t a0, int64_t a1, int64_t a2)
 {
 	struct fiber *fiber = current;

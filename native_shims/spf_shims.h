@@ -119,13 +119,14 @@ enum {
 	SPF_FIBER_ARGS_MAX = 16,
 };
 
-/* What a handle points at: read-only for schedulers, as nine int64 in this order. */
+/* What a handle points at: read-only for schedulers, as ten int64 in this order. */
 struct spf_fiber {
 	int64_t state;
 	int64_t kind, site, a0, a1, a2;	/* the event stopped at; kind and site are -1 before it */
 	int64_t result;			/* what the entry returned */
 	int64_t wake_result;		/* what ended the last wait: 0 or -ETIMEDOUT */
 	int64_t steps;			/* events so far */
+	int64_t cpu;			/* as spf_fiber_set_cpu() has set it */
 };
 
 /*
@@ -145,6 +146,9 @@ int64_t spf_fiber_resume(int64_t handle);
 int64_t spf_fiber_run(int64_t handle, int64_t kind, int64_t site, int64_t max_steps);
 /* Ends a wait that has a timeout: the fiber is READY with -ETIMEDOUT.  0, or -EINVAL. */
 int64_t spf_fiber_timeout(int64_t handle);
+/* A word of the running fiber's own, which the compiled code uses for its CPU block. */
+void spf_fiber_set_cpu(int64_t cpu);
+int64_t spf_fiber_cpu(void);			/* 0 outside any fiber */
 
 /* Called on a fiber: stops at an event until resumed.  Outside any fiber, returns at once. */
 void spf_step(int64_t kind, int64_t site, int64_t a0, int64_t a1, int64_t a2);

@@ -550,6 +550,18 @@ class HISTOGRAM(Struct, pad_to_line=True):
     max = word("largest value [cycles]", lock="owner")
 
 
+class STRESS(Struct, pad_to_line=True):
+    """What oracles share: the first broken promise that one of them saw (see spfemu/stress)."""
+
+    violation = word("1 once one has been seen, by the CPU that writes the rest", lock="atomic")
+    kind = word("Promise that is broken", lock="who has set violation")
+    cpu = word("address of the CPU block of who saw it", lock="who has set violation")
+    a = word("first detail: an address, mostly", lock="who has set violation")
+    b = word("second detail", lock="who has set violation")
+    time = word("cycle count when it was seen", lock="who has set violation")
+    frozen = word("1: histories take no more entries, the record is complete", lock="atomic")
+
+
 class SYSTEM(Struct, pad_to_line=True):
     """The segment's header and the emulated machine's global state."""
 
@@ -592,6 +604,7 @@ class SYSTEM(Struct, pad_to_line=True):
     scratch = word("address of scratch words for tests and probes")
     nr_scratch = word("their number")
     cycles_per_tick = word("cycles of the counter in a scheduler tick (4 ms: HZ=250)")
+    stress_area = word("address of STRESS, if `stress` is 1")
 
     stop = word("non-zero: workers leave their loops", lock="atomic", line=True)
     gate = word("futex word: 0 closed, 1 open", lock="atomic", line=True)
@@ -635,6 +648,7 @@ class SYSTEM(Struct, pad_to_line=True):
     numa_scan_period = word("time between two scans of an mm [cycles]")
     uffd_lock = word("spinlock over free contexts", lock="atomic")
     uffd_free = word("list of free contexts", lock="uffd_lock")
+    stress = word("1: the segment has the area `stress_area`")
 
 
 MAGIC = 0x5350464D4D534547  # "SPFMMSEG"

@@ -194,6 +194,16 @@ def read_cycles() -> int:
 
 
 @primitive
+def this_cpu() -> int:
+    """Address of the CPU block of the process (`stepped`: of the fiber) that runs this.
+
+    It is the argument `cpu` with which a kernel function was called from outside, by a worker or a
+    test.  For what has no such parameter at hand: hooks of instrumented code.
+    """
+    _unbound()
+
+
+@primitive
 def raw_syscall(number: int, a: int, b: int, c: int, d: int, e: int, f: int) -> int:
     """Call the real kernel (host target only); returns the result or a negative errno."""
     _unbound()

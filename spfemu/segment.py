@@ -39,6 +39,7 @@ from spfemu.layout import (
     PAGE,
     PAGE_SIZE,
     RECLAIM,
+    STRESS,
     SWAP_CLUSTER,
     SWAP_SLOT,
     SYSTEM,
@@ -102,6 +103,7 @@ class Geometry:
     `nr_swap` are slots of the swap area; without any, nothing but what MADV_FREE gave up is ever
     reclaimed.
     `nr_huge` huge frames are the last of `nr_frames`, 512 of them each.
+    `stress` is 1 if there is room for what oracles note (see spfemu/stress).
     """
 
     nr_cpus: int = 1
@@ -118,6 +120,7 @@ class Geometry:
     nr_trace_words: int = 0
     nr_swap: int = 0
     nr_huge: int = 0
+    stress: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.nr_cpus <= NR_CPUS_MAX:
@@ -161,6 +164,7 @@ class Geometry:
             ("uffds", USERFAULTFD_CTX.SIZE * self.nr_uffds, 128),
             ("swap_slots", SWAP_SLOT.SIZE * self.nr_swap, 128),
             ("swap_clusters", SWAP_CLUSTER.SIZE * self.nr_swap_clusters, 128),
+            ("stress_area", STRESS.SIZE * self.stress, 128),
             ("vmemmap", PAGE.SIZE * self.nr_frames, 128),
             ("huge_pages", HUGE_PAGE.SIZE * self.nr_huge, 128),
             ("frames", PAGE_SIZE * self.nr_frames, PAGE_SIZE),
@@ -190,8 +194,8 @@ class Segment:
     """One mapped segment with NumPy views of its structs.
 
     `system`, `cpus`, `mms`, `histograms`, `anon_vmas`, `avcs`, `files`, `mappings`, `notifiers`,
-    `vmas`, `uffds`, `swap_slots`, `swap_clusters`, `pages`, `huge_pages` are structured arrays,
-    `words` is all of it as int64; all are live views.  The mapping goes with the last view.
+    `vmas`, `uffds`, `swap_slots`, `swap_clusters`, `pages`, `huge_pages`, `stress` are structured
+    arrays, `words` is all of it as int64; all are live views.  The mapping goes with the last view.
     """
 
     def __init__(self, fd: int, base: int, geometry: Geometry) -> None:
@@ -218,6 +222,7 @@ class Segment:
         self.uffds = self._view("uffds", USERFAULTFD_CTX, geometry.nr_uffds)
         self.swap_slots = self._view("swap_slots", SWAP_SLOT, geometry.nr_swap)
         self.swap_clusters = self._view("swap_clusters", SWAP_CLUSTER, geometry.nr_swap_clusters)
+        self.stress = self._view("stress_area", STRESS, int(geometry.stress))
         self.pages = self._view("vmemmap", PAGE, geometry.nr_frames)
 
     def _view(self, area: str, struct: type[Struct], count: int) -> NDArray[Any]:

@@ -23,7 +23,8 @@ FIBER_READY, FIBER_RUNNING, FIBER_WAITING, FIBER_DONE = range(4)
 FIBER_FREED = -1
 
 # struct spf_fiber: the int64 words at a fiber's handle
-FIBER_FIELDS = ("state", "kind", "site", "a0", "a1", "a2", "result", "wake_result", "steps")
+FIBER_FIELDS = ("state", "kind", "site", "a0", "a1", "a2", "result", "wake_result", "steps",
+                "cpu")  # fmt: skip
 FIBER_ARGS_MAX = 16
 
 STEP_FUTEX_WAIT = 20
@@ -83,6 +84,8 @@ class Shims:
     spf_fiber_resume: _Unary
     spf_fiber_run: _Quaternary
     spf_fiber_timeout: _Unary
+    spf_fiber_set_cpu: Callable[[int], None]
+    spf_fiber_cpu: _Nullary
     spf_step: Callable[[int, int, int, int, int], None]
     spf_step_futex_wait: _Quaternary
     spf_step_futex_wake: _Ternary

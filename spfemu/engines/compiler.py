@@ -129,9 +129,14 @@ class Compiler:
         self.module.triple = triple
         self.functions: dict[str, ir.Function] = {}
         self.sites: list[Site] = []
+        self.this_cpu: ir.GlobalVariable | None = None
 
     def emit(self) -> str:
         """Return the module as LLVM assembly."""
+        if any("this_cpu" in f.primitives for f in self.program.functions.values()):
+            self.this_cpu = ir.GlobalVariable(self.module, I64, "this_cpu")
+            self.this_cpu.linkage = "internal"
+            self.this_cpu.initializer = ZERO
         for function in self.program.functions.values():
             self.functions[function.name] = self._declare(function)
         for function in self.program.functions.values():
@@ -183,12 +188,20 @@ class Compiler:
             return builder.gep(words, [ir.Constant(I64, index)], source_etype=I64)
 
         arguments = [builder.load(at(i), typ=I64) for i in range(len(function.parameters))]
+        if self.this_cpu is not None and function.parameters[:1] == ("cpu",):
+            self._set_this_cpu(builder, arguments[0])
         result = builder.call(self.functions[function.name], arguments)
         if function.results > 1:
             for i in range(function.results):
                 builder.store(builder.extract_value(result, i), at(i))
             result = builder.extract_value(result, 0)
         builder.ret(result)
+
+    def _set_this_cpu(self, builder: ir.IRBuilder, cpu: ir.Value) -> None:
+        if self.stepped:
+            builder.call(self.extern("spf_fiber_set_cpu", VOID, [I64]), [cpu])
+        else:
+            builder.store(cpu, self.this_cpu)
 
 
 class _FunctionEmitter:
@@ -563,6 +576,10 @@ class _FunctionEmitter:
                 counter = self.compiler.extern("llvm.readcyclecounter", I64, [])
                 return self.builder.call(counter, [])
             return self.builder.call(self.compiler.extern("spf_read_cycles", I64, []), [])
+        if name == "this_cpu":
+            if self.compiler.stepped:
+                return self.builder.call(self.compiler.extern("spf_fiber_cpu", I64, []), [])
+            return self.builder.load(self.compiler.this_cpu, typ=I64)
         if name == "raw_syscall":
             call_kernel = self.compiler.extern("spf_raw_syscall", I64, [I64] * 7)
             return self.builder.call(call_kernel, arguments)

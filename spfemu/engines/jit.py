@@ -33,6 +33,8 @@ SHIM_SYMBOLS = (
     "spf_step_futex_wait",
     "spf_step_futex_wake",
     "spf_step_clock",
+    "spf_fiber_cpu",
+    "spf_fiber_set_cpu",
 )
 
 

@@ -39,22 +39,30 @@ class PlainEngine:
         self.program = program
         library = shims.load()
         bound: dict[str, Any] = {
-            name: getattr(library, "spf_" + name) for name in PRIMITIVES if name != "panic"
+            name: getattr(library, "spf_" + name)
+            for name in PRIMITIVES
+            if name not in ("panic", "this_cpu")
         }
+        self._this_cpu = 0
         bound["panic"] = _panic
+        bound["this_cpu"] = lambda: self._this_cpu
         bound.update(program.config)
         self.functions: dict[str, Callable[..., Any]] = {}
-        namespaces: list[dict[str, Any]] = []
+        namespaces: dict[str, dict[str, Any]] = {}
         for name, function in program.functions.items():
             namespace = {**function.module_names, **bound}
             python = function.python
             code = python.__code__
             self.functions[name] = types.FunctionType(code, namespace, name)
-            namespaces.append(namespace)
-        for namespace in namespaces:
+            namespaces[name] = namespace
+        for name, namespace in namespaces.items():
             namespace.update(self.functions)
+            if inner := program.functions[name].inner:
+                namespace["proceed"] = self.functions[inner]
 
     def call(self, name: str, *arguments: int) -> int | tuple[int, ...]:
         """Run kernel function `name`; raises KernelPanic if a kernel assertion fails."""
+        if self.program.functions[name].parameters[:1] == ("cpu",):
+            self._this_cpu = arguments[0]
         result = self.functions[name](*arguments)
         return result if isinstance(result, tuple) else int(result or 0)

@@ -8,10 +8,12 @@ tree and the constants that it names.  Both the compiler and the plain engine st
 from __future__ import annotations
 
 import ast
+import copy
 import sys
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -35,8 +37,11 @@ class KernelFunction:
     tree: ast.FunctionDef
     python: Callable[..., Any]
     file: str
-    slowpath: bool
+    slowpath: bool = False
+    around: bool = False
+    inner: str = ""  # of one that stands around another: what it calls by `proceed`
     calls: tuple[str, ...] = ()
+    primitives: frozenset[str] = frozenset()
     results: int = 0  # 0: none, 1: one integer, n: a tuple
 
     @property
@@ -91,7 +96,9 @@ def _read_functions(module: types.ModuleType) -> dict[str, KernelFunction]:
                     f"{file}:{value.__code__.co_firstlineno}: '{name}' must be defined by a 'def' "
                     "of that name at the top level of its file"
                 )
-            found[name] = KernelFunction(name, trees[name], value, file, kind == "slowpath")
+            found[name] = KernelFunction(
+                name, trees[name], value, file, kind == "slowpath", kind == "around"
+            )
     return found
 
 
@@ -137,37 +144,104 @@ def link(
     layers: Iterable[Mapping[str, KernelFunction]],
     config: Mapping[str, int],
     overrides: Iterable[str] = (),
+    wrappers: Iterable[Mapping[str, KernelFunction]] = (),
+    elsewhere: Collection[str] = (),
 ) -> Program:
-    """Put layers of functions over each other, then the override files, and check the whole.
+    """Put layers of functions over each other, the override files, the wrappers; check the whole.
 
-    A later layer replaces functions of the earlier ones by name.  Raises KernelSourceError.
+    A later layer replaces functions of the earlier ones by name; those marked `around` stand
+    around them instead, later ones around earlier ones.  Wrappers replace nothing: what they hold
+    is marked `around` or has a name of its own.  One around a function that this program does not
+    have is left out if its name is among those `elsewhere`.  Raises KernelSourceError.
     """
     functions: dict[str, KernelFunction] = {}
     for layer in layers:
         functions.update(layer)
-    added: dict[str, KernelFunction] = {}
-    files = []
-    replaced = []
-    for path in overrides:
+    files = tuple(overrides)
+    added: list[KernelFunction] = []
+    replaced: list[str] = []
+    for path in files:
         for name, new in load_override(path).items():
-            old = functions.get(name)
-            if old is not None:
-                _same_parameters(old, new)
+            if new.around:
+                _stand_around(functions, new, replaced)
+                replaced.append(name)
+            elif name in functions:
+                _same_parameters(functions[name], new)
+                functions[name] = new
                 replaced.append(name)
             else:
-                added[name] = new
-            functions[name] = new
-        files.append(path)
+                functions[name] = new
+                added.append(new)
+    for layer in wrappers:
+        for name, new in layer.items():
+            if not new.around:
+                _add(functions, new)
+            elif name in functions or name not in elsewhere:
+                _stand_around(functions, new, replaced)
     style.check(functions)
     called = {callee for f in functions.values() for callee in f.calls}
-    for name, new in added.items():
-        if name not in called:
-            close = style.nearest(name, functions)
+    for new in added:
+        if new.name not in called:
+            close = style.nearest(new.name, functions)
             raise new.error(
-                new.tree, f"'{name}' replaces no kernel function and none calls it{close}"
+                new.tree, f"'{new.name}' replaces no kernel function and none calls it{close}"
             )
     ordered = _callees_first(functions)
-    return Program(ordered, dict(config), tuple(replaced), tuple(files))
+    return Program(ordered, dict(config), tuple(replaced), files)
+
+
+def _stand_around(
+    functions: dict[str, KernelFunction], new: KernelFunction, replaced: list[str]
+) -> None:
+    """Put `new` around the function of its name, which gets another, among those `replaced` too.
+
+    Raises KernelSourceError.
+    """
+    name = new.name
+    old = functions.get(name)
+    if old is None:
+        hint = style.nearest(name, functions)
+        raise new.error(new.tree, f"'{name}' is marked @around, and no kernel function{hint}")
+    _same_parameters(old, new)
+    depth = 1
+    while (inner := f"{name}__{depth}") in functions:
+        depth += 1
+    tree = _proceeding(new.tree, inner)
+    if tree is None:
+        raise new.error(
+            new.tree, f"'{name}' is marked @around and never calls proceed(...): mark it @kernel"
+        )
+    functions[inner] = replace(old, name=inner)
+    functions[name] = replace(new, tree=tree, inner=inner)
+    replaced[:] = [inner if other == name else other for other in replaced]
+
+
+@cache
+def _proceeding(tree: ast.FunctionDef, inner: str) -> ast.FunctionDef | None:
+    """Return `tree` with the calls of `proceed` as calls of `inner`; None if there is no call."""
+    renamed = copy.deepcopy(tree)
+    calls = [
+        node.func
+        for node in ast.walk(renamed)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "proceed"
+    ]
+    for name in calls:
+        name.id = inner
+    return renamed if calls else None
+
+
+def _add(functions: dict[str, KernelFunction], new: KernelFunction) -> None:
+    """Add a function of a wrapper layer; raises KernelSourceError if its name is taken."""
+    old = functions.get(new.name)
+    if old is not None:
+        raise new.error(
+            new.tree,
+            f"'{new.name}' is there already ({old.file}:{old.tree.lineno}): mark it @around, or "
+            "give it a name of its own",
+        )
+    functions[new.name] = new
 
 
 def _same_parameters(old: KernelFunction, new: KernelFunction) -> None:

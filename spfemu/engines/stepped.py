@@ -31,7 +31,7 @@ CALL_STEPS = 50_000_000
 CALL_RELAXES = 100_000
 """Times that a function may wait in `cpu_relax` with nobody else running before it is stuck."""
 
-_STATE, _KIND, _SITE, _A0, _A1, _A2, _RESULT, _WAKE, _STEPS = range(len(shims.FIBER_FIELDS))
+_STATE, _KIND, _SITE, _A0, _A1, _A2, _RESULT, _WAKE, _STEPS, _CPU = range(len(shims.FIBER_FIELDS))
 _READY = shims.FIBER_READY
 
 

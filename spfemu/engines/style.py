@@ -29,6 +29,7 @@ class _Known:
     """What was found out about a function, and the callees with which it holds."""
 
     calls: tuple[str, ...]
+    primitives: frozenset[str]
     results: int
     callees: dict[str, ast.FunctionDef | None]
     """By name; None for a primitive."""
@@ -48,7 +49,9 @@ def check(functions: Mapping[str, KernelFunction]) -> None:
     for name, called_names in names.items():
         function = functions[name]
         callees = {n: _tree(n, functions) for n in called_names}
-        _known[function.tree] = _Known(function.calls, function.results, callees)
+        _known[function.tree] = _Known(
+            function.calls, function.primitives, function.results, callees
+        )
 
 
 def _recall(function: KernelFunction, functions: Mapping[str, KernelFunction]) -> bool:
@@ -59,6 +62,7 @@ def _recall(function: KernelFunction, functions: Mapping[str, KernelFunction]) -
     if any(_tree(name, functions) is not tree for name, tree in known.callees.items()):
         return False
     function.calls, function.results = known.calls, known.results
+    function.primitives = known.primitives
     return True
 
 
@@ -177,6 +181,7 @@ def _check(function: KernelFunction, functions: Mapping[str, KernelFunction]) ->
         )
     function.results = results.pop()
     function.calls = tuple(dict.fromkeys(c for c in calls if c in functions))
+    function.primitives = frozenset(c for c in calls if c in PRIMITIVES and c not in functions)
     return set(calls)
 
 
@@ -235,6 +240,10 @@ def _check_call(
         expected = len(inspect.signature(PRIMITIVES[name]).parameters)
     elif name == "range":
         return name
+    elif name == "proceed":
+        raise function.error(
+            node, f"'{function.name}' stands around nothing: only what is marked @around proceeds"
+        )
     else:
         known = [*functions, *PRIMITIVES]
         raise function.error(

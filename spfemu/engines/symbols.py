@@ -15,6 +15,7 @@ from spfemu.layout import (
     MMU_NOTIFIER,
     PAGE,
     PAGE_SIZE,
+    STRESS,
     SWAP_CLUSTER,
     SWAP_SLOT,
     SYSTEM,
@@ -39,6 +40,7 @@ _ARRAYS: dict[str, tuple[str, type[Struct]]] = {
     "swap_slots": ("swap_slot[{}]", SWAP_SLOT),
     "swap_clusters": ("swap_cluster[{}]", SWAP_CLUSTER),
     "vmas": ("vma[{}]", VMA),
+    "stress_area": ("stress", STRESS),
     "vmemmap": ("page[{}]", PAGE),
 }
 

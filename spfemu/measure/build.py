@@ -20,6 +20,7 @@ from spfemu.engines.plain import PlainEngine
 from spfemu.engines.source import KernelFunction, KernelSourceError, Program, functions_of, link
 from spfemu.errors import UsageError
 from spfemu.protocols import protocol_functions
+from spfemu.stress import violation
 from spfemu.workloads.parameters import TRACE, Needs, Parameters
 
 ENTRY_POINTS = ("worker_setup", "worker_loop", "worker_exit")
@@ -161,14 +162,16 @@ def compose(
     target: str = "emulator",
     config: Mapping[str, int] | None = None,
     overrides: Sequence[str] = (),
+    oracles: Sequence[types.ModuleType] = (),
 ) -> Program:
     """Return the program that workers of a measurement run.
 
     Layers, the later ones replacing functions of the earlier: the emulated kernel, the protocol,
-    the workload, on the host target the real kernel's calls, the override files.  What no worker
-    can reach is left out; assertions and the kernel's own threads too unless `config` asks for
-    CONFIG_DEBUG_VM and CONFIG_KTHREADS.  Raises
-    UsageError for a name that is not known, KernelSourceError for an override that cannot be used.
+    the workload, on the host target the real kernel's calls, the override files.  The oracles
+    (see spfemu/stress) stand around all that.  What no worker can reach is left out; assertions and
+    the kernel's own threads too unless `config` asks for CONFIG_DEBUG_VM and CONFIG_KTHREADS.
+    Raises UsageError for a name that is not known, KernelSourceError for an override or oracle that
+    cannot be used.
     """
     choose("target", target, TARGETS)
     choose("protocol", protocol, protocols())
@@ -185,8 +188,17 @@ def compose(
     measured = {"CONFIG_DEBUG_VM": 0, "CONFIG_KTHREADS": 0, **(config or {})}
     if not measured["CONFIG_KTHREADS"]:
         layers.append(functions_of(importlib.import_module("spfemu.workloads.no_kthreads")))
-    program = link(layers, measured, overrides)
+    wrappers = [functions_of(module) for module in [violation, *oracles]] if oracles else []
+    elsewhere = _all_names() if oracles else ()
+    program = link(layers, measured, overrides, wrappers, elsewhere)
     return reachable(program, ENTRY_POINTS)
+
+
+@cache
+def _all_names() -> frozenset[str]:
+    """Names of the kernel functions of all protocols and workloads."""
+    modules = [*protocols().values(), *_modules(spfemu.workloads).values()]
+    return frozenset(name for module in modules for name in functions_of(module))
 
 
 def reachable(program: Program, entry_points: Iterable[str]) -> Program:
@@ -203,8 +215,8 @@ def reachable(program: Program, entry_points: Iterable[str]) -> Program:
         if name not in wanted:
             function = program.functions[name]
             raise KernelSourceError(
-                f"{function.file}:{function.tree.lineno}: '{name}' is never called by this "
-                "workload with this protocol: the override would change nothing"
+                f"{function.file}:{function.tree.lineno}: '{function.tree.name}' is never called "
+                "by this workload with this protocol: the override would change nothing"
             )
     return replace(program, functions=kept)
 

@@ -25,6 +25,7 @@ class Bug(IntEnum):
     OOPS = 76  # a script: memory outside the segment is about to be touched
     PERCPU_READ_NESTED = 76
     PERCPU_NOT_ANNOUNCED = 77
+    PROMISE_BROKEN = 78  # an oracle of spfemu/stress has seen it: see STRESS
 
 
 @kernel

@@ -56,6 +56,20 @@ def spin_trylock(cpu: int, lock: int) -> int:
 def spin_trylock(cpu: int, lock: int) -> int:
     return spin_trylock(cpu, lock)
 """,
+    "'spin_trylok' is marked @around, and no kernel function; did you mean 'spin_trylock'?": """
+def unused() -> None:
+    pass
+@around
+def spin_trylok(cpu: int, lock: int) -> int:
+    return proceed(cpu, lock)
+""",
+    "'spin_trylock' is marked @around and never calls proceed(...): mark it @kernel": """
+def unused() -> None:
+    pass
+@around
+def spin_trylock(cpu: int, lock: int) -> int:
+    return 1
+""",
     "name 'TRIES' is not defined": """
 def spin_trylock(cpu: int, lock: int) -> int:
     return TRIES
@@ -103,12 +117,14 @@ def test_examples_run(segment, override, make_engine):
 @pytest.mark.parametrize("message", REFUSED, ids=lambda message: message[:30])
 def test_messages_are_the_page_s(read_page, tmp_path, message):
     path = tmp_path / "override.py"
-    path.write_text(f"from spfemu.kernel import kernel\n\n@kernel{REFUSED[message]}")
+    path.write_text(
+        f"from spfemu.kernel import around, kernel, proceed\n\n@kernel{REFUSED[message]}"
+    )
 
     with pytest.raises(KernelSourceError, match=re.escape(message)) as error:
         NativeEngine(compose("page_fault1", "spf", overrides=[str(path)]))
 
-    assert re.match(rf"{re.escape(str(path))}:[4-6]: ", str(error.value))
+    assert re.match(rf"{re.escape(str(path))}:[4-7]: ", str(error.value))
     assert message in read_page("overrides.md")
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from spfemu.engines.native import NativeEngine
 from spfemu.engines.plain import KernelPanic, PlainEngine
 from spfemu.engines.source import KernelSourceError, functions_of, link, load_override
-from spfemu.engines.stepped import StepEngine
+from spfemu.engines.stepped import FiberState, StepEngine
 from spfemu.layout import PAGE_SIZE
 from spfemu.primitives import PRIMITIVES
 
@@ -225,7 +225,7 @@ def use(engines, segment, name, arguments):
 
 
 def test_every_primitive_is_compared():
-    assert {*ARGUMENTS, "panic", "read_cycles"} == set(PRIMITIVES)
+    assert {*ARGUMENTS, "panic", "read_cycles", "this_cpu"} == set(PRIMITIVES)
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
@@ -248,6 +248,25 @@ def test_the_cycle_counter_goes_up(primitive_engines):
     for engine in primitive_engines:
         first = engine.call("use_read_cycles")
         assert engine.call("use_read_cycles") > first
+
+
+def test_this_cpu_is_that_with_which_the_engine_was_called(own_cache, tmp_path):
+    source = "@kernel\ndef f(cpu: int) -> int:\n    return g(cpu + 1)\n"
+    source += "@kernel\ndef g(value: int) -> int:\n    return this_cpu() * 1000 + value\n"
+    for make in ENGINES:
+        engine = make(program_of(tmp_path, source))
+        assert engine.call("f", 5) == 5006
+        assert engine.call("f", 6) == 6007
+
+
+def test_fibers_keep_their_cpus(own_cache, tmp_path):
+    source = "@kernel\ndef f(cpu: int) -> int:\n    smp_mb()\n    return this_cpu()\n"
+    engine = StepEngine(program_of(tmp_path, source))
+    fibers = [engine.spawn("f", number) for number in (5, 6)]
+    while not all(fiber.state is FiberState.DONE for fiber in fibers):
+        for fiber in fibers:
+            fiber.resume()
+    assert [fiber.result for fiber in fibers] == [5, 6]
 
 
 def test_a_panic_stops_the_cpu(primitive_engines):

@@ -154,7 +154,7 @@ def test_compiled_code_runs_on_a_fiber(lib: Shims, shared: memoryview) -> None:
         return int(words[shims.FIBER_FIELDS.index(name)])
 
     assert lib.spf_fiber_resume(fiber) == shims.FIBER_READY
-    assert list(words) == [shims.FIBER_READY, 5, 6, -1, 8, 9, 0, 0, 1]
+    assert list(words) == [shims.FIBER_READY, 5, 6, -1, 8, 9, 0, 0, 1, 0]
     assert lib.spf_fiber_run(fiber, shims.STEP_FUTEX_WAIT, 7, 10) == shims.FIBER_READY
     assert lib.spf_fiber_resume(fiber) == shims.FIBER_WAITING
     assert field("a0") == address(shared)
