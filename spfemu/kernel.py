@@ -28,6 +28,15 @@ def slowpath(function: F) -> F:
     return function
 
 
+def noinstr(function: F) -> F:
+    """Mark a kernel function, besides, that no hook and no stop is compiled into.
+
+    For code that watches others; what an oracle holds is of this kind without the mark.
+    """
+    function.__noinstr__ = True  # type: ignore[attr-defined]
+    return function
+
+
 def around(function: F) -> F:
     """Mark a kernel function that stands around the one of its name, whoever defines that.
 

@@ -5,6 +5,9 @@ Everything is a 64-bit integer, so there is no type inference to do; the whole p
 module, so LLVM sees every callee and a change anywhere is a change of the one cached object.
 In `stepped` code a switch to the scheduler stands before every primitive and at the entry and
 return of every function (see native_shims/fiber.c).
+
+If the program has oracles (spfemu/stress), it has the HOOKS; those that one stands around are
+called before every primitive that touches memory and at the entry and return of every function.
 """
 
 from __future__ import annotations
@@ -53,6 +56,10 @@ class Site:
     primitive: str
 
 
+HOOKS = ("trace_enter", "trace_return", "trace_access")
+"""Kernel functions that instrumented code calls with a site (an index of `sites`) and a word: the
+first argument, the first result, or the address."""
+
 # name -> (ordering, step kind)
 _LOADS = {"load": "unordered", "read_once": "monotonic", "smp_load_acquire": "acquire"}
 _STORES = {"store": "unordered", "write_once": "monotonic", "smp_store_release": "release"}
@@ -83,8 +90,14 @@ _KINDS = (
         "clear_page": Step.PAGE,
         "copy_page": Step.PAGE,
         "read_cycles": Step.CLOCK,
+        "futex_wait": Step.FUTEX_WAIT,
+        "futex_wake": Step.FUTEX_WAKE,
         "panic": Step.PANIC,
     }
+)
+
+_HOOK_OF = {Step.ENTER: "trace_enter", Step.RETURN: "trace_return"} | dict.fromkeys(
+    (Step.LOAD, Step.STORE, Step.RMW, Step.PAGE, Step.FUTEX_WAIT, Step.FUTEX_WAKE), "trace_access"
 )
 
 _BINARY = {
@@ -119,7 +132,7 @@ class _Attributes(ir.values.FunctionAttributes):  # type: ignore[misc]
 
 
 class Compiler:
-    """Emit one LLVM module for `program`; after `emit`, `sites` lists the stops."""
+    """Emit one LLVM module for `program`; after `emit`, `sites` lists the stops and hook calls."""
 
     def __init__(self, program: Program, *, stepped: bool, triple: str) -> None:
         self.program = program
@@ -130,6 +143,8 @@ class Compiler:
         self.functions: dict[str, ir.Function] = {}
         self.sites: list[Site] = []
         self.this_cpu: ir.GlobalVariable | None = None
+        self.hooks = {h for h in HOOKS if h in program.functions and program.functions[h].inner}
+        self.noinstr = self._noinstr()
 
     def emit(self) -> str:
         """Return the module as LLVM assembly."""
@@ -143,6 +158,17 @@ class Compiler:
             _FunctionEmitter(self, function).emit()
             self._emit_entry(function)
         return str(self.module)
+
+    def _noinstr(self) -> set[str]:
+        """Names of the functions that no hook and no stop is compiled into."""
+        functions = self.program.functions
+        pending = list(self.hooks)
+        found = {name for name, function in functions.items() if function.noinstr}
+        while pending:
+            name = pending.pop()
+            found.add(name)
+            pending.extend(functions[name].calls)
+        return found
 
     def site(self, function: str, line: int, primitive: str) -> ir.Constant:
         """Register a stop and return its number."""
@@ -164,6 +190,8 @@ class Compiler:
         declared = ir.Function(self.module, signature, "k_" + function.name)
         declared.linkage = "internal"
         declared.attributes = _Attributes(("nounwind", "null_pointer_is_valid"))
+        if function.name in self.hooks:
+            declared.attributes.add("noinline")  # or every access would be code of a hundred bytes
         if function.slowpath:
             declared.attributes.add("cold")
             declared.attributes.add("noinline")
@@ -211,6 +239,9 @@ class _FunctionEmitter:
         self.compiler = compiler
         self.function = function
         self.target = compiler.functions[function.name]
+        instrumented = function.name not in compiler.noinstr
+        self.stops = compiler.stepped and instrumented
+        self.hooks = compiler.hooks if instrumented else set()
         entry = self.target.append_basic_block("entry")
         self.allocas = ir.IRBuilder(entry)
         start = self.target.append_basic_block("start")
@@ -227,9 +258,7 @@ class _FunctionEmitter:
             self.allocas.store(ZERO, self.variables[name])
         for argument in self.target.args:
             self.allocas.store(argument, self.variables[argument.name])
-        if self.compiler.stepped:
-            site = self.compiler.site(self.function.name, self.function.tree.lineno, "enter")
-            self._step(Step.ENTER, site, list(self.target.args))
+        self._event(Step.ENTER, self.function.tree, "enter", list(self.target.args))
         self._block(self.function.tree.body)
         if not self.builder.block.is_terminated:
             self._finish(self.function.tree, [])
@@ -290,9 +319,7 @@ class _FunctionEmitter:
         self.builder.store(self._binary(node, node.op, old, node.value), variable)
 
     def _finish(self, node: ast.AST, values: list[ir.Value]) -> None:
-        if self.compiler.stepped:
-            site = self.compiler.site(self.function.name, getattr(node, "lineno", 0), "return")
-            self._step(Step.RETURN, site, values)
+        self._event(Step.RETURN, node, "return", values)
         if self.function.results > 1:
             packed: Any = ir.Constant(self.target.ftype.return_type, ir.Undefined)
             for i in range(self.function.results):
@@ -527,11 +554,10 @@ class _FunctionEmitter:
     def _primitive(self, node: ast.Call, name: str, arguments: list[ir.Value]) -> ir.Value:
         if name in ("futex_wait", "futex_wake"):
             return self._futex(node, name, arguments)
-        if self.compiler.stepped and name in _KINDS:
-            site = self.compiler.site(self.function.name, node.lineno, name)
-            self._step(_KINDS[name], site, arguments)
-            if name == "panic":
-                return self._park(site, arguments[0])
+        if name == "panic" and self.compiler.stepped:
+            return self._park(node, arguments[0])
+        if name in _KINDS:
+            self._event(_KINDS[name], node, name, arguments)
         if name in _LOADS:
             return self.builder.load_atomic(self._pointer(arguments[0]), _LOADS[name], 8, typ=I64)
         if name in _STORES:
@@ -591,14 +617,20 @@ class _FunctionEmitter:
 
     def _futex(self, node: ast.Call, name: str, arguments: list[ir.Value]) -> ir.Value:
         if self.compiler.stepped:
+            # the shim stops by itself, in `noinstr` functions too: it is no real sleep
             site = self.compiler.site(self.function.name, node.lineno, name)
+            self._trace(_KINDS[name], site, arguments)
             arguments = [site, *arguments]
             name = "step_" + name
+        else:
+            self._event(_KINDS[name], node, name, arguments)
         symbol = self.compiler.extern("spf_" + name, I64, [I64] * len(arguments))
         return self.builder.call(symbol, arguments)
 
-    def _park(self, site: ir.Constant, code: ir.Value) -> ir.Value:
-        """Wait for ever on a word that nobody knows: a scheduler that goes on cannot pass."""
+    def _park(self, node: ast.Call, code: ir.Value) -> ir.Value:
+        """Stop, then wait for ever on a word that nobody knows: who goes on cannot pass."""
+        site = self.compiler.site(self.function.name, node.lineno, "panic")
+        self._step(Step.PANIC, site, [code])
         word = self.allocas.alloca(I64)
         self.builder.store(code, word)
         wait = self.compiler.extern("spf_step_futex_wait", I64, [I64] * 4)
@@ -619,6 +651,24 @@ class _FunctionEmitter:
             hint = self.compiler.extern("llvm.aarch64.hint", VOID, [I32])
             return self._nothing(self.builder.call(hint, [ir.Constant(I32, 1)]))
         return ZERO
+
+    def _event(self, kind: Step, node: ast.AST, primitive: str, arguments: list[ir.Value]) -> None:
+        """Stop and call the hook, as far as the code is stepped and instrumented."""
+        if not self.stops and _HOOK_OF.get(kind) not in self.hooks:
+            return
+        site = self.compiler.site(self.function.name, getattr(node, "lineno", 0), primitive)
+        if self.stops:
+            self._step(kind, site, arguments)
+        self._trace(kind, site, arguments)
+
+    def _trace(self, kind: Step, site: ir.Constant, arguments: list[ir.Value]) -> None:
+        """Call the hook of an event, if the program has it; a copy accesses two addresses."""
+        hook = _HOOK_OF.get(kind)
+        if hook not in self.hooks:
+            return
+        words = arguments[: 2 if kind is Step.PAGE else 1] or [ZERO]
+        for word in words:
+            self.builder.call(self.compiler.functions[hook], [site, word])
 
     def _step(self, kind: Step, site: ir.Constant, arguments: list[ir.Value]) -> None:
         words = [*arguments[:3], ZERO, ZERO, ZERO][:3]

@@ -71,12 +71,17 @@ class StepTexts:
         return " " * max(0, executed.depth - 1) + text
 
     def call_line(self, caller: str, callee: str, last: int) -> int:
-        """Line of the call of `callee` in `caller`: the first from line `last` on, else any."""
+        """Line of the call of `callee` in `caller`: the first from line `last` on, else any.
+
+        It is `last` if an oracle stands in between.
+        """
+        functions = self.engine.program.functions
+        name = functions[callee].tree.name
         lines = sorted(
             node.lineno
-            for node in ast.walk(self.engine.program.functions[caller].tree)
+            for node in ast.walk(functions[caller].tree)
             if isinstance(node, ast.Call)
             and isinstance(node.func, ast.Name)
-            and node.func.id == callee
+            and node.func.id in (name, callee)
         )
-        return next((line for line in lines if line >= last), lines[0])
+        return next((line for line in lines if line >= last), lines[0] if lines else last)

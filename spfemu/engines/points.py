@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from spfemu.engines.compiler import Site
 from spfemu.engines.source import KernelFunction, Program
@@ -79,6 +79,11 @@ def resolve(point: Point, program: Program, sites: list[Site], top: str) -> Targ
     if point.when == "waits":
         return Target(point, frozenset(), False)
     functions = program.functions
+    point = replace(
+        point,
+        name=_watched(functions, point.name),
+        inside=point.inside and _watched(functions, point.inside),
+    )
     reachable = _callees(functions, top)
     if point.inside is not None:
         if point.inside not in functions:
@@ -99,6 +104,13 @@ def resolve(point: Point, program: Program, sites: list[Site], top: str) -> Targ
             f"'{point.inside or top}' never uses {point.name}; it uses {', '.join(used) or 'none'}"
         )
     return Target(point, found, point.when == "after")
+
+
+def _watched(functions: Mapping[str, KernelFunction], name: str) -> str:
+    """Name that the function `name` has behind the oracles, which have no stops, around it."""
+    while name in functions and functions[name].noinstr and functions[name].inner:
+        name = functions[name].inner
+    return name
 
 
 def _function_target(point: Point, reachable: set[str], sites: list[Site], top: str) -> Target:

@@ -39,6 +39,7 @@ class KernelFunction:
     file: str
     slowpath: bool = False
     around: bool = False
+    noinstr: bool = False
     inner: str = ""  # of one that stands around another: what it calls by `proceed`
     calls: tuple[str, ...] = ()
     primitives: frozenset[str] = frozenset()
@@ -97,7 +98,13 @@ def _read_functions(module: types.ModuleType) -> dict[str, KernelFunction]:
                     "of that name at the top level of its file"
                 )
             found[name] = KernelFunction(
-                name, trees[name], value, file, kind == "slowpath", kind == "around"
+                name,
+                trees[name],
+                value,
+                file,
+                slowpath=kind == "slowpath",
+                around=kind == "around",
+                noinstr=getattr(value, "__noinstr__", False),
             )
     return found
 
@@ -151,8 +158,9 @@ def link(
 
     A later layer replaces functions of the earlier ones by name; those marked `around` stand
     around them instead, later ones around earlier ones.  Wrappers replace nothing: what they hold
-    is marked `around` or has a name of its own.  One around a function that this program does not
-    have is left out if its name is among those `elsewhere`.  Raises KernelSourceError.
+    is marked `around` or has a name of its own, and all of it counts as `noinstr`.  One around a
+    function that this program does not have is left out if its name is among those `elsewhere`.
+    Raises KernelSourceError.
     """
     functions: dict[str, KernelFunction] = {}
     for layer in layers:
@@ -173,7 +181,8 @@ def link(
                 functions[name] = new
                 added.append(new)
     for layer in wrappers:
-        for name, new in layer.items():
+        for name, declared in layer.items():
+            new = replace(declared, noinstr=True)
             if not new.around:
                 _add(functions, new)
             elif name in functions or name not in elsewhere:

@@ -15,12 +15,13 @@ from typing import Any, Protocol, cast
 import spfemu.mm
 import spfemu.protocols
 import spfemu.workloads
+from spfemu.engines.compiler import HOOKS
 from spfemu.engines.native import NativeEngine
 from spfemu.engines.plain import PlainEngine
 from spfemu.engines.source import KernelFunction, KernelSourceError, Program, functions_of, link
 from spfemu.errors import UsageError
 from spfemu.protocols import protocol_functions
-from spfemu.stress import violation
+from spfemu.stress import oracle_layers
 from spfemu.workloads.parameters import TRACE, Needs, Parameters
 
 ENTRY_POINTS = ("worker_setup", "worker_loop", "worker_exit")
@@ -188,10 +189,10 @@ def compose(
     measured = {"CONFIG_DEBUG_VM": 0, "CONFIG_KTHREADS": 0, **(config or {})}
     if not measured["CONFIG_KTHREADS"]:
         layers.append(functions_of(importlib.import_module("spfemu.workloads.no_kthreads")))
-    wrappers = [functions_of(module) for module in [violation, *oracles]] if oracles else []
+    wrappers = oracle_layers(oracles) if oracles else []
     elsewhere = _all_names() if oracles else ()
     program = link(layers, measured, overrides, wrappers, elsewhere)
-    return reachable(program, ENTRY_POINTS)
+    return reachable(program, [*ENTRY_POINTS, *(h for h in HOOKS if h in program.functions)])
 
 
 @cache
