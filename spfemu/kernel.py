@@ -37,6 +37,12 @@ def noinstr(function: F) -> F:
     return function
 
 
+def notrace(function: F) -> F:
+    """Mark a kernel function, besides, whose calls are in no history: there would be too many."""
+    function.__notrace__ = True  # type: ignore[attr-defined]
+    return function
+
+
 def around(function: F) -> F:
     """Mark a kernel function that stands around the one of its name, whoever defines that.
 

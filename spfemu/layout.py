@@ -50,6 +50,10 @@ SWAP_CLUSTER_MAX = 32
 """Pages that a reclaimer collects before it evicts them (include/linux/swap.h)."""
 NR_NODES_MAX = 8
 """Most NUMA nodes in one segment."""
+HISTORY_ENTRIES = 4096
+"""Steps that the history of a CPU holds, in a stress run."""
+HISTORY_WORDS = 3
+"""Words of each."""
 ZONE_WORDS = (NR_NODES_MAX - 1) * CACHE_LINE // WORD
 """Words of the zones of all nodes but the first."""
 NR_EVENTS = 256
@@ -537,6 +541,7 @@ class CPU(Struct, pad_to_line=True):
     node = word("its NUMA node")
     node_start = word("address of the PAGE of the node's first frame")
     node_end = word("address behind that of its last")
+    stress = word("its STRESS_CPU, or 0")
     workload = word("parameters and state of the workload", lock="owner", line=True, count=32)
     event = word("event counts, see events.py", lock="owner", line=True, count=NR_EVENTS)
     tlb = word("(tag, pte) pairs", lock="owner", line=True, count=2 * TLB_ENTRIES)
@@ -560,6 +565,19 @@ class STRESS(Struct, pad_to_line=True):
     b = word("second detail", lock="who has set violation")
     time = word("cycle count when it was seen", lock="who has set violation")
     frozen = word("1: histories take no more entries, the record is complete", lock="atomic")
+
+
+class STRESS_CPU(Struct, pad_to_line=True):
+    """What oracles keep for each CPU."""
+
+    stress = word("address of STRESS")
+    nr_history = word("entries written to `history` so far", lock="owner")
+    history = word(
+        "ring of (time, site, argument or result)",
+        lock="owner",
+        line=True,
+        count=HISTORY_ENTRIES * HISTORY_WORDS,
+    )
 
 
 class SYSTEM(Struct, pad_to_line=True):

@@ -40,6 +40,7 @@ from spfemu.layout import (
     PAGE_SIZE,
     RECLAIM,
     STRESS,
+    STRESS_CPU,
     SWAP_CLUSTER,
     SWAP_SLOT,
     SYSTEM,
@@ -165,6 +166,7 @@ class Geometry:
             ("swap_slots", SWAP_SLOT.SIZE * self.nr_swap, 128),
             ("swap_clusters", SWAP_CLUSTER.SIZE * self.nr_swap_clusters, 128),
             ("stress_area", STRESS.SIZE * self.stress, 128),
+            ("stress_cpus", STRESS_CPU.SIZE * self.nr_cpus * self.stress, 128),
             ("vmemmap", PAGE.SIZE * self.nr_frames, 128),
             ("huge_pages", HUGE_PAGE.SIZE * self.nr_huge, 128),
             ("frames", PAGE_SIZE * self.nr_frames, PAGE_SIZE),
@@ -194,8 +196,9 @@ class Segment:
     """One mapped segment with NumPy views of its structs.
 
     `system`, `cpus`, `mms`, `histograms`, `anon_vmas`, `avcs`, `files`, `mappings`, `notifiers`,
-    `vmas`, `uffds`, `swap_slots`, `swap_clusters`, `pages`, `huge_pages`, `stress` are structured
-    arrays, `words` is all of it as int64; all are live views.  The mapping goes with the last view.
+    `vmas`, `uffds`, `swap_slots`, `swap_clusters`, `pages`, `huge_pages`, `stress`, `stress_cpus`
+    are structured arrays, `words` is all of it as int64; all are live views.  The mapping goes with
+    the last view.
     """
 
     def __init__(self, fd: int, base: int, geometry: Geometry) -> None:
@@ -222,7 +225,8 @@ class Segment:
         self.uffds = self._view("uffds", USERFAULTFD_CTX, geometry.nr_uffds)
         self.swap_slots = self._view("swap_slots", SWAP_SLOT, geometry.nr_swap)
         self.swap_clusters = self._view("swap_clusters", SWAP_CLUSTER, geometry.nr_swap_clusters)
-        self.stress = self._view("stress_area", STRESS, int(geometry.stress))
+        self.stress = self._view("stress_area", STRESS, geometry.stress)
+        self.stress_cpus = self._view("stress_cpus", STRESS_CPU, geometry.nr_cpus * geometry.stress)
         self.pages = self._view("vmemmap", PAGE, geometry.nr_frames)
 
     def _view(self, area: str, struct: type[Struct], count: int) -> NDArray[Any]:
@@ -359,6 +363,9 @@ class Segment:
         cpus["tlb_tag"] = TLB_GENERATION
         cpus["rcu_qs"] = 1
         self._reset_nodes(index % g.nr_nodes)
+        if g.stress:
+            cpus["stress"] = self.address["stress_cpus"] + index * STRESS_CPU.SIZE
+            self.stress_cpus["stress"] = self.address["stress_area"]
         # any odd spread of the seed will do; zero would stay zero in an xorshift generator
         mask = (1 << 62) - 1
         mixed = (index + 1) * 0x9E3779B97F4A7C1 + (seed * 0x2545F4914F6CDD1 & mask)

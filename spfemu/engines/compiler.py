@@ -131,6 +131,15 @@ class _Attributes(ir.values.FunctionAttributes):  # type: ignore[misc]
     _known = ir.values.FunctionAttributes._known | {"null_pointer_is_valid"}  # noqa: SLF001
 
 
+def _hooks_in(function: KernelFunction, hooks: set[str]) -> set[str]:
+    """Those of the hooks that are called in a function: its calls may be of no interest."""
+    kinds = [_KINDS[name] for name in function.primitives if name in _KINDS]
+    touches_memory = any(_HOOK_OF.get(kind) == "trace_access" for kind in kinds)
+    if function.notrace or not (function.calls or touches_memory):
+        return hooks - {"trace_enter", "trace_return"}
+    return hooks
+
+
 class Compiler:
     """Emit one LLVM module for `program`; after `emit`, `sites` lists the stops and hook calls."""
 
@@ -241,7 +250,7 @@ class _FunctionEmitter:
         self.target = compiler.functions[function.name]
         instrumented = function.name not in compiler.noinstr
         self.stops = compiler.stepped and instrumented
-        self.hooks = compiler.hooks if instrumented else set()
+        self.hooks = _hooks_in(function, compiler.hooks) if instrumented else set()
         entry = self.target.append_basic_block("entry")
         self.allocas = ir.IRBuilder(entry)
         start = self.target.append_basic_block("start")

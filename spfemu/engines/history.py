@@ -26,6 +26,27 @@ class Executed(NamedTuple):
     depth: int
 
 
+def value_text(segment: Segment | None, value: int) -> str:
+    """Name an address inside the segment; small numbers in decimal, large in hexadecimal."""
+    named = symbol(segment, value) if segment is not None else None
+    return named or (str(value) if abs(value) < 1 << 16 else f"{value:#x}")
+
+
+def columns(head: str, rows: Sequence[tuple[str, int, str]], names: Sequence[str]) -> str:
+    """Table of (what is under `head`, index of the column, text), a column for each of `names`."""
+    left = max([5, len(head), *(len(first) for first, _, _ in rows)])
+    widths = [
+        max([len(name), *(len(text) for _, index, text in rows if index == column)])
+        for column, name in enumerate(names)
+    ]
+    header = [name.ljust(width) for name, width in zip(names, widths, strict=True)]
+    lines = ["  ".join([head.rjust(left), *header])]
+    for first, column, text in rows:
+        cells = [text.ljust(w) if i == column else " " * w for i, w in enumerate(widths)]
+        lines.append("  ".join([first.rjust(left), *cells]))
+    return "\n".join(line.rstrip() for line in lines)
+
+
 class StepTexts:
     """Says what steps of an engine are; `segment`, if given, lets it name addresses."""
 
@@ -45,22 +66,15 @@ class StepTexts:
 
     def value(self, value: int) -> str:
         """Name an address inside the segment; small numbers in decimal, large in hexadecimal."""
-        named = symbol(self.segment, value) if self.segment is not None else None
-        return named or (str(value) if abs(value) < 1 << 16 else f"{value:#x}")
+        return value_text(self.segment, value)
 
     def table(self, executed: Sequence[Executed], names: Sequence[str], first: int = 0) -> str:
         """Table of the steps from index `first` on, a column per CPU."""
-        rows = [(e.cpu, self._executed(e)) for e in executed[first:]]
-        widths = [
-            max([len(name), *(len(text) for cpu, text in rows if cpu == index)])
-            for index, name in enumerate(names)
+        rows = [
+            (str(number), e.cpu, self._executed(e))
+            for number, e in enumerate(executed[first:], first + 1)
         ]
-        header = [name.ljust(width) for name, width in zip(names, widths, strict=True)]
-        lines = ["  ".join([" step", *header])]
-        for number, (cpu, text) in enumerate(rows, first + 1):
-            cells = [text.ljust(w) if i == cpu else " " * w for i, w in enumerate(widths)]
-            lines.append("  ".join([f"{number:5}", *cells]))
-        return "\n".join(line.rstrip() for line in lines)
+        return columns("step", rows, names)
 
     def _executed(self, executed: Executed) -> str:
         text = self.step(executed.site, executed.arguments)

@@ -40,6 +40,7 @@ class KernelFunction:
     slowpath: bool = False
     around: bool = False
     noinstr: bool = False
+    notrace: bool = False
     inner: str = ""  # of one that stands around another: what it calls by `proceed`
     calls: tuple[str, ...] = ()
     primitives: frozenset[str] = frozenset()
@@ -105,6 +106,7 @@ def _read_functions(module: types.ModuleType) -> dict[str, KernelFunction]:
                 slowpath=kind == "slowpath",
                 around=kind == "around",
                 noinstr=getattr(value, "__noinstr__", False),
+                notrace=getattr(value, "__notrace__", False),
             )
     return found
 

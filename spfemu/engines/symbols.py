@@ -16,6 +16,7 @@ from spfemu.layout import (
     PAGE,
     PAGE_SIZE,
     STRESS,
+    STRESS_CPU,
     SWAP_CLUSTER,
     SWAP_SLOT,
     SYSTEM,
@@ -41,6 +42,7 @@ _ARRAYS: dict[str, tuple[str, type[Struct]]] = {
     "swap_clusters": ("swap_cluster[{}]", SWAP_CLUSTER),
     "vmas": ("vma[{}]", VMA),
     "stress_area": ("stress", STRESS),
+    "stress_cpus": ("stress_cpu[{}]", STRESS_CPU),
     "vmemmap": ("page[{}]", PAGE),
 }
 

@@ -3,7 +3,7 @@
 
 from enum import IntEnum
 
-from spfemu.kernel import kernel
+from spfemu.kernel import kernel, notrace
 from spfemu.mm.config import CONFIG_DEBUG_VM
 from spfemu.primitives import panic
 
@@ -28,6 +28,7 @@ class Bug(IntEnum):
     PROMISE_BROKEN = 78  # an oracle of spfemu/stress has seen it: see STRESS
 
 
+@notrace
 @kernel
 def vm_bug_on(condition: int, code: int) -> None:
     """Stop this CPU with `code` if `condition` holds (Linux: VM_BUG_ON_MM)."""

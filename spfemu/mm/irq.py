@@ -10,7 +10,7 @@ arch/x86/mm/tlb.c: that is what keeps a lockless page-table walk safe there).
 from enum import IntEnum
 
 from spfemu.events import Event
-from spfemu.kernel import kernel, slowpath
+from spfemu.kernel import kernel, notrace, slowpath
 from spfemu.layout import CPU, MM, TLB_ENTRIES
 from spfemu.mm.bug import Bug, vm_bug_on
 from spfemu.mm.vmstat import count_vm_event
@@ -53,6 +53,7 @@ def local_irq_enable(cpu: int) -> None:
     irq_poll(cpu)
 
 
+@notrace
 @kernel
 def irq_poll(cpu: int) -> None:
     """Serve waiting IPIs if interrupts are enabled; the two words share a line of this CPU."""
@@ -99,6 +100,7 @@ def clear_tlb(cpu: int) -> None:
         i += 16
 
 
+@notrace
 @kernel
 def cpu_relax_poll(cpu: int) -> None:
     """Wait a moment in a loop, serving IPIs if interrupts are enabled."""

@@ -12,7 +12,10 @@ from spfemu.kernel import kernel
 
 @kernel
 def trace_enter(site: int, a0: int) -> None:
-    """Be told that a function begins, with its first argument (0 if it has none)."""
+    """Be told that a function begins, with its first argument (0 if it has none).
+
+    Not of functions that are marked `notrace` or neither touch memory nor call others.
+    """
 
 
 @kernel

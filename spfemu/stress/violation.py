@@ -2,7 +2,7 @@
 """How an oracle says that a promise is broken."""
 
 from spfemu.kernel import slowpath
-from spfemu.layout import CPU, STRESS, SYSTEM
+from spfemu.layout import CPU, STRESS, STRESS_CPU
 from spfemu.mm.bug import Bug
 from spfemu.primitives import (
     cmpxchg_acquire,
@@ -22,7 +22,7 @@ def stress_violation(kind: int, a: int, b: int) -> None:
     Only the first one of a segment is kept.  The segment must have been made with ``stress=1``.
     """
     cpu = this_cpu()
-    stress = load(load(cpu + CPU.system) + SYSTEM.stress_area)
+    stress = load(load(cpu + CPU.stress) + STRESS_CPU.stress)
     if cmpxchg_acquire(stress + STRESS.violation, 0, 1) == 0:
         store(stress + STRESS.kind, kind)
         store(stress + STRESS.cpu, cpu)
