@@ -54,6 +54,8 @@ HISTORY_ENTRIES = 4096
 """Steps that the history of a CPU holds, in a stress run."""
 HISTORY_WORDS = 3
 """Words of each."""
+SITES_MAX = 1 << 14
+"""Sites of instrumented code that may be chosen for delays."""
 ZONE_WORDS = (NR_NODES_MAX - 1) * CACHE_LINE // WORD
 """Words of the zones of all nodes but the first."""
 NR_EVENTS = 256
@@ -556,7 +558,7 @@ class HISTOGRAM(Struct, pad_to_line=True):
 
 
 class STRESS(Struct, pad_to_line=True):
-    """What oracles share: the first broken promise that one of them saw (see spfemu/stress)."""
+    """What oracles share: the first broken promise that one of them saw, parameters of delays."""
 
     violation = word("1 once one has been seen, by the CPU that writes the rest", lock="atomic")
     kind = word("Promise that is broken", lock="who has set violation")
@@ -565,6 +567,12 @@ class STRESS(Struct, pad_to_line=True):
     b = word("second detail", lock="who has set violation")
     time = word("cycle count when it was seen", lock="who has set violation")
     frozen = word("1: histories take no more entries, the record is complete", lock="atomic")
+    delay_epoch = word("time for which a CPU delays at one site [cycles]; 0: no delays", line=True)
+    delay_spin = word("longest delay in which a CPU spins [cycles]")
+    delay_sleep = word("longest one in which it sleeps [ns]")
+    nr_sites = word("sites in `sites`", lock="atomic", line=True)
+    sites = word("sites that some CPU has passed", lock="nr_sites", line=True, count=SITES_MAX)
+    passed = word("by site: 1 if it is among them", lock="atomic", count=SITES_MAX)
 
 
 class STRESS_CPU(Struct, pad_to_line=True):
@@ -572,6 +580,14 @@ class STRESS_CPU(Struct, pad_to_line=True):
 
     stress = word("address of STRESS")
     nr_history = word("entries written to `history` so far", lock="owner")
+    nr_delays = word("delays so far", lock="owner")
+    random = word("state of the random generator of its delays", lock="owner")
+    countdown = word("accesses until it looks at the time again", lock="owner")
+    epoch_end = word("cycle count from which on another site is chosen", lock="owner")
+    hot_site = word("site at which it delays, plus 1; 0: none", lock="owner")
+    hot_left = word("delays left there", lock="owner")
+    hot_spin = word("longest of them [cycles]", lock="owner", line=True)
+    timer = word("futex word of its sleeps: 0", lock="init")
     history = word(
         "ring of (time, site, argument or result)",
         lock="owner",
