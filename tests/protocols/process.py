@@ -242,9 +242,13 @@ def program(
     protocol: str,
     overrides: tuple[str, ...] = (),
     layer: Mapping[str, KernelFunction] | None = None,
+    wrapper: Mapping[str, KernelFunction] | None = None,
     **config: int,
 ) -> Program:
-    """Link the whole kernel with a protocol, the threads' calls, more of them, and overrides."""
+    """Link the whole kernel with a protocol, the threads' calls, more of them, and overrides.
+
+    `wrapper` is what stands around all that.
+    """
     names = [f"spfemu.mm.{m.name}" for m in pkgutil.iter_modules(spfemu.mm.__path__)]
     modules = [importlib.import_module(n) for n in names]
     layers = [functions_of(m) for m in modules if m is not worker]
@@ -252,7 +256,7 @@ def program(
     # the worker's loop belongs to workloads, which nothing here runs
     loop = functions_of(worker)
     layers.append({name: loop[name] for name in ("cpu_online", "cpu_offline")})
-    return link([*layers, layer or {}], config, overrides)
+    return link([*layers, layer or {}], config, overrides, [wrapper or {}])
 
 
 class Process:
