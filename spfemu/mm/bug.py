@@ -23,9 +23,10 @@ class Bug(IntEnum):
     TABLE_MISSING = 74
     MM_IN_USE = 75
     OOPS = 76  # a script: memory outside the segment is about to be touched
-    PERCPU_READ_NESTED = 76
+    PERCPU_READ_NESTED = 79
     PERCPU_NOT_ANNOUNCED = 77
     PROMISE_BROKEN = 78  # an oracle of spfemu/stress has seen it: see STRESS
+    VMA_NOT_LOCKED = 80
 
 
 @notrace

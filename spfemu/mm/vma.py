@@ -388,6 +388,7 @@ def __split_vma(cpu: int, mm: int, vma: int, addr: int, new_below: int) -> int:
     if new == 0:
         return -Errno.ENOMEM
     vma_start_write(cpu, vma)
+    vma_start_write(cpu, new)
     if anon_vma_clone(cpu, new, vma) != 0:
         vm_area_free(cpu, new)
         return -Errno.ENOMEM

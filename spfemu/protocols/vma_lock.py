@@ -14,6 +14,7 @@ release.
 from spfemu.events import Event
 from spfemu.kernel import kernel
 from spfemu.layout import CPU, MM, RWSEM, VMA, VMF, WORD
+from spfemu.mm.bug import Bug, vm_bug_on
 from spfemu.mm.fault import do_locked_fault
 from spfemu.mm.flags import VM_UFFD_FLAGS, FaultFlag, VmFault
 from spfemu.mm.memory import access_error, handle_mm_fault, pte_map_lock_nonspec
@@ -179,6 +180,13 @@ def vmas_start_write(cpu: int, vma: int, end: int) -> None:
 def vma_end_write_all(cpu: int, mm: int) -> None:
     """Unlock all VMAs of the mm; the release pairs with the acquire in vma_start_read."""
     smp_store_release(mm + MM.mm_lock_seq, load(mm + MM.mm_lock_seq) + 1)
+
+
+@kernel
+def vma_mark_attached(cpu: int, vma: int) -> None:
+    """See that a VMA that faults will find is locked until the writer is done with it (6.5)."""
+    seq = load(load(vma + VMA.vm_mm) + MM.mm_lock_seq)
+    vm_bug_on(load(vma + VMA.vm_lock_seq) != seq, Bug.VMA_NOT_LOCKED)
 
 
 @kernel

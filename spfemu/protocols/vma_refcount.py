@@ -209,6 +209,8 @@ def vma_mark_attached(cpu: int, vma: int) -> None:
 
     Done before it is linked, so that who finds it need not wait for this.
     """
+    seq = load(load(vma + VMA.vm_mm) + MM.mm_lock_seq)
+    vm_bug_on(load(vma + VMA.vm_lock_seq) != seq, Bug.VMA_NOT_LOCKED)
     smp_store_release(vma + VMA.vm_refcnt, 1)
 
 
