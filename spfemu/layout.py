@@ -42,6 +42,8 @@ VMACACHE_SIZE = 4
 """Entries of the per-thread VMA cache (Linux 5.12, include/linux/mm_types_task.h)."""
 GATHER_SHARED = 56
 """Frames that others map too which a gather holds before it has to flush."""
+NR_STAMPS = 7
+"""States of a VMA that are remembered: more than writers go through while one is copied."""
 NOTIFIER_SHADOW = 16
 """Entries of the direct-mapped translation table of an MMU notifier's subscriber."""
 GUP_PAGES = 15
@@ -523,6 +525,8 @@ class CPU(Struct, pad_to_line=True):
     role = word("what it runs: a Role")
     failed = word("errno with which the workload gave up, or 0", lock="owner")
     failed_at = word("address or argument that goes with it", lock="owner")
+    expected = word("what should have been there, where a workload checks it", lock="owner")
+    found = word("what was there instead", lock="owner")
 
     vmf = embed(VMF, "the fault being handled", line=True)
     pvma = embed(VMA, "copy of the VMA for a speculative fault", line=True)
@@ -586,6 +590,10 @@ class STRESS_CPU(Struct, pad_to_line=True):
     epoch_end = word("cycle count from which on another site is chosen", lock="owner")
     hot_site = word("site at which it delays, plus 1; 0: none", lock="owner")
     hot_left = word("delays left there", lock="owner")
+    relaxes = word("rounds of waiting loops", lock="owner")
+    copies = word("copies of VMAs made by speculative faults", lock="owner")
+    torn = word("of them, torn ones", lock="owner")
+    torn_vma = word("the VMA if the last copy was torn, else 0", lock="owner")
     hot_spin = word("longest of them [cycles]", lock="owner", line=True)
     timer = word("futex word of its sleeps: 0", lock="init")
     history = word(
@@ -594,6 +602,13 @@ class STRESS_CPU(Struct, pad_to_line=True):
         line=True,
         count=HISTORY_ENTRIES * HISTORY_WORDS,
     )
+
+
+class VMA_STAMPS(Struct, pad_to_line=True):
+    """The last states in which writers have left a VMA, as hashes (see oracles/torn_read.py)."""
+
+    newest = word("states so far; the newest is at this index modulo NR_STAMPS", lock="mmap_lock")
+    stamp = word("hashes", lock="mmap_lock", count=NR_STAMPS)
 
 
 class SYSTEM(Struct, pad_to_line=True):
@@ -621,6 +636,8 @@ class SYSTEM(Struct, pad_to_line=True):
     notifiers = word("address of the MMU_NOTIFIER slab")
     nr_notifiers = word("its slots")
     nr_trace_words = word("words of the area `trace`")
+    model = word("address of what a workload knows that memory must hold")
+    nr_model_words = word("words of it")
     huge_pages = word("address of the first HUGE_PAGE")
     nr_huge = word("huge frames: the last of all frames")
     huge_vmemmap = word("address of the PAGE of the first frame of the first huge frame")
@@ -639,6 +656,7 @@ class SYSTEM(Struct, pad_to_line=True):
     nr_scratch = word("their number")
     cycles_per_tick = word("cycles of the counter in a scheduler tick (4 ms: HZ=250)")
     stress_area = word("address of STRESS, if `stress` is 1")
+    vma_stamps = word("address of the VMA_STAMPS of the first VMA slot, if `stress` is 1")
 
     stop = word("non-zero: workers leave their loops", lock="atomic", line=True)
     gate = word("futex word: 0 closed, 1 open", lock="atomic", line=True)

@@ -46,6 +46,7 @@ from spfemu.layout import (
     SYSTEM,
     USERFAULTFD_CTX,
     VMA,
+    VMA_STAMPS,
     WORD,
     Struct,
     layout_hash,
@@ -100,7 +101,8 @@ class Geometry:
     `nr_mms` are in use from the beginning; fork and exec take theirs from `nr_spare_mms`.
     `nr_avcs` are chains between VMAs and the anon_vmas of their ancestors, so only fork uses them.
     `nr_files` counts open files; a mapping of shared anonymous memory takes one.
-    `nr_trace_words` hold the calls of the workload `trace`.
+    `nr_trace_words` hold the calls of the workload `trace`, `nr_model_words` what the stress mix
+    knows that memory must hold.
     `nr_swap` are slots of the swap area; without any, nothing but what MADV_FREE gave up is ever
     reclaimed.
     `nr_huge` huge frames are the last of `nr_frames`, 512 of them each.
@@ -119,6 +121,7 @@ class Geometry:
     nr_uffds: int = 8
     nr_nodes: int = 1
     nr_trace_words: int = 0
+    nr_model_words: int = 0
     nr_swap: int = 0
     nr_huge: int = 0
     stress: int = 0
@@ -153,6 +156,7 @@ class Geometry:
             ("system", SYSTEM.SIZE, PAGE_SIZE),
             ("scratch", NR_SCRATCH * WORD, 128),
             ("trace", self.nr_trace_words * WORD, 128),
+            ("model", self.nr_model_words * WORD, 128),
             ("cpus", CPU.SIZE * self.nr_cpus, 128),
             ("mms", MM.SIZE * (self.nr_mms + self.nr_spare_mms), 128),
             ("histograms", HISTOGRAM.SIZE * self.nr_cpus * 2, 128),
@@ -167,6 +171,7 @@ class Geometry:
             ("swap_clusters", SWAP_CLUSTER.SIZE * self.nr_swap_clusters, 128),
             ("stress_area", STRESS.SIZE * self.stress, 128),
             ("stress_cpus", STRESS_CPU.SIZE * self.nr_cpus * self.stress, 128),
+            ("vma_stamps", VMA_STAMPS.SIZE * self.nr_vmas * self.stress, 128),
             ("vmemmap", PAGE.SIZE * self.nr_frames, 128),
             ("huge_pages", HUGE_PAGE.SIZE * self.nr_huge, 128),
             ("frames", PAGE_SIZE * self.nr_frames, PAGE_SIZE),

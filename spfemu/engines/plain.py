@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from spfemu import shims
+from spfemu.engines.compiler import Site
 from spfemu.engines.source import Program
 from spfemu.mm.bug import Bug
 from spfemu.primitives import PRIMITIVES
@@ -37,6 +38,7 @@ class PlainEngine:
 
     def __init__(self, program: Program) -> None:
         self.program = program
+        self.sites: list[Site] = []
         library = shims.load()
         bound: dict[str, Any] = {
             name: getattr(library, "spf_" + name)

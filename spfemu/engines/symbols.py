@@ -11,6 +11,7 @@ from spfemu.layout import (
     CPU,
     FILE,
     HISTOGRAM,
+    HUGE_PAGE,
     MM,
     MMU_NOTIFIER,
     PAGE,
@@ -22,6 +23,7 @@ from spfemu.layout import (
     SYSTEM,
     USERFAULTFD_CTX,
     VMA,
+    VMA_STAMPS,
     WORD,
     Struct,
 )
@@ -43,9 +45,12 @@ _ARRAYS: dict[str, tuple[str, type[Struct]]] = {
     "vmas": ("vma[{}]", VMA),
     "stress_area": ("stress", STRESS),
     "stress_cpus": ("stress_cpu[{}]", STRESS_CPU),
+    "vma_stamps": ("vma_stamps[{}]", VMA_STAMPS),
     "vmemmap": ("page[{}]", PAGE),
+    "huge_pages": ("huge_page[{}]", HUGE_PAGE),
 }
 
+_WORDS = ("scratch", "trace", "model")
 _PAGES = {"frames": "frame", "swap_area": "swap"}
 
 
@@ -61,8 +66,8 @@ def symbol(segment: Segment, address: int) -> str | None:
 def _inside(area: str, offset: int) -> str:
     if area == "system":
         return "system" + _field(SYSTEM, offset)
-    if area == "scratch":
-        return f"scratch[{offset // WORD}]"
+    if area in _WORDS:
+        return f"{area}[{offset // WORD}]"
     if area in _PAGES:
         number, byte = divmod(offset, PAGE_SIZE)
         return f"{_PAGES[area]}[{number}]" + (f"+{byte:#x}" if byte else "")

@@ -14,15 +14,16 @@ from typing import Any, Protocol, cast
 
 import spfemu.mm
 import spfemu.protocols
+import spfemu.stress.oracles
 import spfemu.workloads
-from spfemu.engines.compiler import HOOKS
+from spfemu.engines.compiler import HOOKS, Site
 from spfemu.engines.native import NativeEngine
 from spfemu.engines.plain import PlainEngine
 from spfemu.engines.source import KernelFunction, KernelSourceError, Program, functions_of, link
 from spfemu.errors import UsageError
 from spfemu.protocols import protocol_functions
 from spfemu.stress import oracle_layers
-from spfemu.workloads.parameters import TRACE, Needs, Parameters
+from spfemu.workloads.parameters import STRESS, TRACE, Needs, Parameters
 
 ENTRY_POINTS = ("worker_setup", "worker_loop", "worker_exit")
 """What a worker process calls."""
@@ -36,6 +37,9 @@ _NO_WORKLOADS = ("common", "defaults", "no_kthreads", "parameters")
 
 class Engine(Protocol):
     """What `spfemu.engines` classes have in common."""
+
+    sites: list[Site]
+    """Places that hooks are told; none in plain code."""
 
     def call(self, name: str, *arguments: int) -> int | tuple[int, ...]:
         """Run a kernel function."""
@@ -92,6 +96,20 @@ class TraceWorkload(Workload):
         return [functions_of(placing), *super().functions()]
 
 
+class StressWorkload(Workload):
+    """Random accesses and calls that know what they must find; see `spfemu.stress.mix`."""
+
+    def __init__(self) -> None:
+        super().__init__(STRESS, importlib.import_module("spfemu.stress.mix.workload"))
+
+    def functions(self) -> list[dict[str, KernelFunction]]:
+        """Return its kernel functions, of all the modules that it is made of."""
+        package = "spfemu.stress.mix"
+        parts: tuple[str, ...] = self._value("PARTS")
+        modules = [importlib.import_module(f"{package}.{part}") for part in parts]
+        return [*map(functions_of, modules), *super().functions()]
+
+
 def _with_bases(module: types.ModuleType) -> list[types.ModuleType]:
     """Return a workload's module and those that it extends, by its ``EXTENDS``."""
     found = [module]
@@ -126,6 +144,11 @@ def protocols() -> dict[str, types.ModuleType]:
     return {name.replace("_", "-"): m for name, m in _modules(spfemu.protocols).items()}
 
 
+def oracles() -> list[types.ModuleType]:
+    """All modules of kernel functions that watch what a stress run does."""
+    return list(_modules(spfemu.stress.oracles).values())
+
+
 def list_workloads() -> dict[str, str]:
     """Name and one-line description of each workload."""
     return {name: workload.description for name, workload in workloads().items()}
@@ -149,10 +172,12 @@ def choose(kind: str, name: str, known: Iterable[str]) -> str:
 def workload(name: str) -> Workload:
     """Return the workload `name`; raises UsageError.
 
-    TRACE is in no list: it is nothing without a recording.
+    TRACE is in no list: it is nothing without a recording.  STRESS is none to measure with.
     """
     if name == TRACE:
         return TraceWorkload()
+    if name == STRESS:
+        return StressWorkload()
     known = workloads()
     return known[choose("workload", name, known)]
 

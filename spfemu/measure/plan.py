@@ -87,6 +87,8 @@ class Plan:
     """Host target: leave transparent huge pages as the system has them."""
     trace: Table | None = None
     """The calls that the workload `trace` makes."""
+    oracles: bool = False
+    """Build with all oracles of `spfemu.stress` and the kernel's assertions: nothing to measure."""
 
     def __post_init__(self) -> None:
         workload = build.workload(self.workload)
@@ -229,7 +231,7 @@ class Plan:
             "CONFIG_VMA_LATCH": int(self.lookup == "latch"),
             "CONFIG_LATENCY": int(self.latency),
             "CONFIG_FAULT_OVERHEAD": int(self.fault_overhead_ns > 0),
-            "CONFIG_DEBUG_VM": int(self.engine == "plain"),
+            "CONFIG_DEBUG_VM": int(self.engine == "plain" or self.oracles),
             "CONFIG_KTHREADS": int(bool(self.kthreads)),
         }
 
@@ -303,6 +305,8 @@ class Plan:
             nr_uffds=max(needs.uffds, 1),
             nr_nodes=self.nodes,
             nr_swap=self.swap // PAGE_SIZE,
+            nr_model_words=needs.model,
+            stress=int(self.oracles),
         )
         return (
             geometry if self.trace is None else replace(geometry, nr_trace_words=self.trace.words)

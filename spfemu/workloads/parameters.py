@@ -11,6 +11,8 @@ from spfemu.layout import CPU, PAGE_SIZE, WORD
 FIRST_STATE = 16
 TRACE = "trace"
 """Name of the workload that makes the calls of a recording (spfemu.replay.workload)."""
+STRESS = "stress"
+"""Name of the random mix that checks what it finds (spfemu.stress.mix)."""
 
 
 class Param(IntEnum):
@@ -106,6 +108,8 @@ class Needs:
     """Open files."""
     cached: int = 0
     """Of the frames, those of the page cache, which nothing reclaims."""
+    model: int = 0
+    """Words in which the workload keeps what memory must hold."""
 
 
 def table_frames(pages: int, regions: int) -> int:

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: MIT
+"""Random accesses and calls over the whole surface that know what every one of them must give.
+
+Workers mostly access memory, writers mostly change mappings.  See `spfemu.stress.mix.model` for
+what is judged and how.
+"""
+
+from spfemu.kernel import kernel
+from spfemu.layout import CPU, PAGE_SIZE
+from spfemu.mm.file_table import sys_create
+from spfemu.mm.flags import Errno, FileOps
+from spfemu.primitives import load, store
+from spfemu.stress.mix.access import owned_access, racing_access
+from spfemu.stress.mix.calls import owned_call
+from spfemu.stress.mix.model import (
+    HUGE_UNIT_PAGES,
+    NOT_MAPPED,
+    NR_AREAS,
+    UNITS,
+    Area,
+    AreaWord,
+    UnitWord,
+    area_trylock,
+    area_unlock,
+    model_area,
+    model_unit,
+    model_words,
+)
+from spfemu.stress.mix.wild import wild_call
+from spfemu.workloads.common import random_below
+from spfemu.workloads.parameters import Needs, Param, Parameters, table_frames
+
+DEFAULTS = Parameters()
+FORKS = True
+PAGES_SHARED = True
+LOCKED_FAULTS = True
+ON_HOST = False
+PARTS = ("model", "access", "files", "watchers", "calls", "wild")
+"""The modules of this package that it is made of."""
+ACCESSES = 4
+"""Accesses of an operation on an owned area."""
+
+
+def needs(parameters: Parameters) -> Needs:
+    """All areas for the process and a child per CPU, with the page cache."""
+    users = 1 + parameters.workers + parameters.writers
+    pages = UNITS * (HUGE_UNIT_PAGES + NR_AREAS)
+    frames = users * (pages + table_frames(pages, NR_AREAS))
+    vmas = users * NR_AREAS * UNITS
+    return Needs(
+        frames,
+        vmas,
+        mms=users,
+        chains=4 * vmas,
+        files=256 * users,
+        cached=2 * UNITS,
+        model=model_words(parameters.workers + parameters.writers),
+    )
+
+
+def iterations(_parameters: Parameters) -> int:
+    """One access or call."""
+    return 1
+
+
+@kernel
+def workload_setup(cpu: int) -> int:
+    """Begin with nothing mapped, and files of full length."""
+    if load(cpu + Param.LEADER) != cpu:
+        return 0
+    for area in range(NR_AREAS):
+        for unit in range(UNITS):
+            store(model_unit(cpu, area, unit) + UnitWord.RIGHTS, NOT_MAPPED)
+    for area in range(Area.SHARED_FILE, Area.PRIVATE_FILE + 1):
+        file = sys_create(cpu, UNITS * PAGE_SIZE, FileOps.GENERIC)
+        if file < 0:
+            return file
+        store(model_area(cpu, area) + AreaWord.FILE, file)
+        store(model_area(cpu, area) + AreaWord.LENGTH, UNITS)
+    return 0
+
+
+@kernel
+def writer_setup(cpu: int) -> int:
+    """See that the leader has made what all share."""
+    return 0 if load(load(cpu + Param.LEADER) + CPU.failed) == 0 else -Errno.ENOMEM
+
+
+@kernel
+def workload_op(cpu: int) -> int:
+    """Mostly access memory."""
+    kind = random_below(cpu, 64)
+    if kind < 52:
+        return racing_access(cpu)
+    return owned_op(cpu, kind >= 60)
+
+
+@kernel
+def writer_op(cpu: int) -> int:
+    """Mostly change mappings."""
+    kind = random_below(cpu, 64)
+    if kind < 12:
+        return wild_call(cpu)
+    return owned_op(cpu, kind < 52)
+
+
+@kernel
+def owned_op(cpu: int, call: int) -> int:
+    """Take a random area if it is free; change it if asked to, and access it a few times."""
+    area = random_below(cpu, NR_AREAS)
+    if area == Area.WILD or area_trylock(cpu, area) == 0:
+        return 0
+    result = owned_call(cpu, area) if call else 0
+    for _ in range(ACCESSES):
+        if result == 0:
+            result = owned_access(cpu, area)
+    area_unlock(cpu, area)
+    return result
