@@ -52,3 +52,12 @@ class WorkerDiedError(SpfemuError):
     """A worker process died or did not answer."""
 
     exit_code = ExitCode.WORKER_DIED
+
+    def __init__(self, message: str, bug: int | None = None) -> None:
+        super().__init__(message)
+        self.bug = bug
+        """Exit status of a worker whose kernel assertion failed."""
+
+
+class WorkerHangsError(WorkerDiedError):
+    """A worker process makes no progress."""

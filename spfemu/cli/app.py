@@ -15,7 +15,10 @@ import click
 from spfemu import __version__
 from spfemu.errors import ExitCode, SpfemuError
 
-COMMANDS = ("run", "scale", "fidelity", "record", "replay", "list", "doctor", "completion")
+COMMANDS = (
+    *("run", "scale", "stress", "fidelity", "record", "replay"),
+    *("list", "doctor", "completion"),
+)
 """Each is the object `command` of the module of its name in this package."""
 
 

@@ -91,6 +91,14 @@ def write_json(path: str, report: Report) -> None:
         write_file(path, encode(report))
 
 
+def write_bytes(path: str, content: bytes) -> None:
+    """Write a result to a file, or to stdout for ``-``."""
+    if path == STDOUT:
+        click.echo(content, nl=False)
+    else:
+        write_file(path, content)
+
+
 def exit_code(report: Report) -> ExitCode:
     """Return what the command ends with: a failed check outweighs all else."""
     if any(result.violations for result in report.results):
@@ -125,4 +133,9 @@ class Printer:
     def note(self, text: str) -> None:
         """Print what is no result; not with --quiet."""
         if not self._quiet:
+            click.echo(text, file=self._file)
+
+    def result(self, text: str) -> None:
+        """Print what a command has found."""
+        if not self._silent:
             click.echo(text, file=self._file)

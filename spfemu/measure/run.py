@@ -113,7 +113,10 @@ def prepare(plan: Plan, progress: Progress = quiet) -> Prepared:
     started = time.perf_counter()
     what = "host" if plan.target == "host" else plan.protocol
     progress(f"compiling {plan.workload} for {what}", None)
-    program = build.compose(plan.workload, plan.protocol, plan.target, plan.config, plan.overrides)
+    oracles = build.oracles() if plan.oracles else ()
+    program = build.compose(
+        plan.workload, plan.protocol, plan.target, plan.config, plan.overrides, oracles
+    )
     engine = build.make_engine(plan.engine, program)
     return Prepared(plan, program, engine, time.perf_counter() - started)
 

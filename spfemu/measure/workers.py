@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from spfemu import shims
 from spfemu.engines.plain import KernelPanic
-from spfemu.errors import ResourceError, WorkerDiedError
+from spfemu.errors import ResourceError, WorkerDiedError, WorkerHangsError
 from spfemu.events import Event
 from spfemu.layout import CPU, RWSEM, SYSTEM, WORD
 from spfemu.measure import processes
@@ -255,7 +255,7 @@ class Workers:
             if counters[i] != self._activity[i] or not int(self.segment.system["gate"]):
                 self._activity[i], self._moved[i] = counters[i], now
             elif now - self._moved[i] > self.hang_seconds:
-                raise WorkerDiedError(
+                raise WorkerHangsError(
                     f"{self._name(i)} hangs: it has done nothing for "
                     f"{now - self._moved[i]:.1f} s{self._held(i)}"
                 )
@@ -277,7 +277,8 @@ class Workers:
             who = " and ".join(self._name(i) for i in group.cpus)
             held = "".join(self._held(i) for i in group.cpus)
             texts.append(f"{who} {_how(group)}{held}")
-        raise WorkerDiedError("; ".join(texts))
+        bugs = [code for g in died if (code := g.process.exitcode) in set(Bug)]
+        raise WorkerDiedError("; ".join(texts), bugs[0] if bugs else None)
 
     def _receive(self, group: _Group) -> None:
         """Take what the process has said."""

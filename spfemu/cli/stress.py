@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: MIT
+"""``spfemu stress``: hunt for broken promises."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from spfemu.cli import options, output, types
+from spfemu.cli.progress import progress
+from spfemu.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from spfemu.stress.hunt import HuntResult
+
+ALL = "all"
+NOT_IN_ALL = ("bare", "spf-relookup")
+"""Keeps no promise; is documented as unsafe."""
+REPORT_FILE = "spfemu-stress.json"
+
+
+def _hunted() -> tuple[str, ...]:
+    return (ALL, *types.protocol_names())
+
+
+@click.command("stress", short_help="Hunt for torn reads and every other broken promise.")
+@click.option(
+    "--protocol",
+    type=types.Known("protocol", _hunted),
+    default="spf",
+    show_default=True,
+    metavar="NAME|all",
+    help="How faults are handled: see 'spfemu list'; 'all' takes those that claim to be safe.",
+)
+@click.option(
+    "--workers", type=int, default=2, show_default=True, metavar="N", help="CPUs that mostly fault."
+)
+@click.option(
+    "--writers",
+    type=int,
+    default=2,
+    show_default=True,
+    metavar="M",
+    help="CPUs that mostly change mappings.",
+)
+@click.option(
+    "--seconds",
+    type=types.Seconds(),
+    default=10.0,
+    show_default=True,
+    metavar="S",
+    help="How long to hunt in each protocol: 60, 5min.",
+)
+@click.option("--seed", type=types.Seed(), metavar="K", help="Makes the operations the same.")
+@options.override
+@click.option(
+    "--delays",
+    type=types.Choice(("on", "off")),
+    default="on",
+    show_default=True,
+    help="Random delays that make windows wide.",
+)
+@click.option(
+    "--report",
+    "report_path",
+    type=output.PATH,
+    metavar="PATH",
+    default=REPORT_FILE,
+    show_default=True,
+    help="Write what broke a promise, for --replay.",
+)
+@click.option(
+    "--replay",
+    "replay_path",
+    type=click.Path(),
+    metavar="FILE",
+    help="Repeat the operations of a report, until the promise breaks again or the time is over.",
+)
+@options.json_result
+@options.quiet
+@click.pass_context
+def command(ctx: click.Context, /, **given: Any) -> None:
+    """Run a random mix of all faults and calls and watch whether every promise is kept.
+
+    The mix knows what each access and call must give.  Oracles judge every copy of a VMA, every
+    commit, every touch of memory.  The first broken promise ends the hunt with status 1; one that
+    saw no torn copy although faults make copies was too weak and ends with 4.
+
+    \b
+    Examples:
+      spfemu stress
+      spfemu stress --protocol all --seconds 1min
+      spfemu stress --override my_gate.py --writers 3
+      spfemu stress --replay spfemu-stress.json --override my_gate.py
+
+    An override is code and runs as such.  A report names the overrides that it was made with;
+    --replay does not load them, they have to be given again.
+    """
+    output.check_writable([given["json_path"], given["report_path"]])
+    printer = output.Printer(given["json_path"], quiet=given["quiet"])
+    plans = _replayed(ctx, given) if given["replay_path"] else _plans(given)
+    printer.seed(plans[0].seed)
+    from spfemu.stress import report
+    from spfemu.stress.hunt import hunt
+
+    results: list[HuntResult] = []
+    with progress(quiet=given["quiet"]) as show:
+        for plan in plans:
+            results.append(hunt(plan, show))
+            if results[-1].partial or results[-1].violation is not None:
+                break
+    for plan, result in zip(plans, results, strict=False):
+        printer.result(report.text(result))
+        if result.violation is not None:
+            output.write_file(given["report_path"], report.encode_found(plan, result))
+            printer.note(f"wrote {given['report_path']}: spfemu stress --replay repeats it")
+    if given["json_path"] is not None:
+        output.write_bytes(given["json_path"], report.encode(results))
+    ctx.exit(_exit_code(results))
+
+
+def _plans(given: dict[str, Any]) -> list[Any]:
+    from spfemu.stress.hunt import HuntPlan
+
+    names = [given["protocol"]]
+    if names == [ALL]:
+        names = [name for name in types.protocol_names() if name not in NOT_IN_ALL]
+    seed = {} if given["seed"] is None else {"seed": given["seed"]}
+    first = HuntPlan(
+        names[0],
+        given["workers"],
+        given["writers"],
+        given["seconds"],
+        overrides=given["overrides"],
+        delays=given["delays"] == "on",
+        **seed,
+    )
+    from dataclasses import replace
+
+    return [replace(first, protocol=name) for name in names]
+
+
+def _replayed(ctx: click.Context, given: dict[str, Any]) -> list[Any]:
+    """Return the plan that a report describes, with the overrides that were given again."""
+    from spfemu.stress import report
+
+    for name in ("protocol", "workers", "writers", "seed", "delays"):
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise UsageError(f"--{name} is in the report: leave it out with --replay")
+    return [report.read(given["replay_path"], given["overrides"], given["seconds"])]
+
+
+def _exit_code(results: list[HuntResult]) -> ExitCode:
+    if any(r.violation is not None for r in results):
+        return ExitCode.VIOLATION
+    if any(r.partial for r in results):
+        return ExitCode.INTERRUPTED
+    return ExitCode.INCONCLUSIVE if any(r.too_weak for r in results) else ExitCode.OK

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: MIT
+"""Hunt for broken promises: rounds of the stress mix in real processes, judged while they run.
+
+A round is a segment in its initial state, a seed, fresh worker processes, and the checks at rest.
+The same round, by its seed, does the same operations again; what differs is how they interleave.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from spfemu.checks import check_segment
+from spfemu.errors import UsageError, WorkerDiedError
+from spfemu.events import Event
+from spfemu.measure.plan import Plan, quiet
+from spfemu.measure.probe import cycles_per_second
+from spfemu.measure.run import Prepared, Segments, prepare
+from spfemu.measure.workers import Workers
+from spfemu.segment import Segment
+from spfemu.stress.delays import set_delays
+from spfemu.stress.promises import Promise
+from spfemu.stress.verdict import Violation, of_checks, of_death
+from spfemu.workloads.parameters import STRESS
+
+ROUND_SECONDS = 1.0
+"""Long enough for thousands of operations beside each other, short enough to check often."""
+HANG_SECONDS = 20.0
+SWAP = 16 << 20
+SEED_BITS = 48
+
+Show = Callable[[str, float | None], None]
+
+
+@dataclass(frozen=True)
+class HuntPlan:
+    """What is hunted in, and for how long."""
+
+    protocol: str = "spf"
+    workers: int = 2
+    writers: int = 2
+    seconds: float = 10.0
+    seed: int = field(default_factory=lambda: secrets.randbits(SEED_BITS))
+    overrides: tuple[str, ...] = ()
+    delays: bool = True
+    hang_seconds: float = HANG_SECONDS
+
+    def __post_init__(self) -> None:
+        if self.seconds <= 0:
+            raise UsageError(f"seconds must be more than 0, not {self.seconds:g}")
+        if self.protocol == "bare":
+            raise UsageError(
+                "protocol bare takes no lock and keeps no promise: there is nothing to hunt for"
+            )
+        self.plan(self.seed)  # refuses what it cannot run
+
+    def plan(self, seed: int) -> Plan:
+        """Return the plan of the round with this seed."""
+        return Plan(
+            STRESS,
+            self.protocol,
+            workers=self.workers,
+            writers=self.writers,
+            seconds=ROUND_SECONDS,
+            swap=SWAP,
+            khugepaged=True,
+            seed=seed,
+            overrides=self.overrides,
+            oracles=True,
+        )
+
+
+@dataclass
+class HuntResult:
+    """What a hunt came to.
+
+    `operations` are accesses and calls of all CPUs; `copies` those of VMAs that speculative faults
+    made, `torn` how many of them were a mixture of states, `escaped` how many of these a fault went
+    on with.  `round_seed` is that of the round that broke a promise.  `partial`: interrupted.
+    """
+
+    protocol: str
+    seed: int
+    rounds: int = 0
+    operations: int = 0
+    seconds: float = 0.0
+    copies: int = 0
+    torn: int = 0
+    escaped: int = 0
+    events: Counter[str] = field(default_factory=Counter)
+    violation: Violation | None = None
+    round_seed: int | None = None
+    partial: bool = False
+
+    @property
+    def too_weak(self) -> str | None:
+        """Why a hunt that found nothing proves nothing, or None."""
+        if self.copies and not self.torn and self.violation is None:
+            return f"no copy of {self.copies:,} was torn: the races that count did not happen"
+        if not self.operations:
+            return "nothing was done"
+        return None
+
+
+def hunt(plan: HuntPlan, show: Show = quiet) -> HuntResult:
+    """Hunt until the time is over, a promise is broken, or Ctrl-C.
+
+    Raises UsageError, KernelSourceError for an override that cannot be used, ResourceError.
+    """
+    result = HuntResult(plan.protocol, plan.seed)
+    prepared = prepare(plan.plan(plan.seed), show)
+    segments = Segments()
+    started = time.monotonic()
+    try:
+        while result.violation is None and time.monotonic() - started < plan.seconds:
+            seed = plan.seed + result.rounds
+            show(_progress(result), (time.monotonic() - started) / plan.seconds)
+            left = plan.seconds - (time.monotonic() - started)
+            result.violation = run_round(plan, prepared, segments, seed, result, left)
+            result.round_seed = seed if result.violation else None
+            result.rounds += 1
+    except KeyboardInterrupt:
+        result.partial = True
+    finally:
+        result.seconds = time.monotonic() - started
+        segments.close()
+    return result
+
+
+def run_round(
+    plan: HuntPlan,
+    prepared: Prepared,
+    segments: Segments,
+    seed: int,
+    result: HuntResult,
+    left: float = ROUND_SECONDS,
+) -> Violation | None:
+    """Run one round, add what it did to `result`; returns the first promise that it broke."""
+    prepared = replace(prepared, plan=plan.plan(seed))
+    segment = segments.get(prepared.plan)
+    violation = None
+    cycles = cycles_per_second()
+    if plan.delays:
+        set_delays(segment, seed, cycles)
+    try:
+        with Workers(prepared.plan, prepared.engine, segment, cycles, plan.hang_seconds) as workers:
+            workers.open_gate()
+            workers.watch(min(left, ROUND_SECONDS))
+            workers.stop()
+    except WorkerDiedError as error:
+        violation = of_death(segment, prepared, error)
+    else:
+        found = check_segment(segment)
+        if found:
+            violation = of_checks(found)
+    _add(result, segment, violation)
+    return violation
+
+
+def _add(result: HuntResult, segment: Segment, violation: Violation | None) -> None:
+    result.operations += int(segment.cpus["operations"].sum())
+    totals = segment.cpus["event"].sum(axis=0)
+    result.events.update({e.name: int(totals[e]) for e in Event if totals[e]})
+    result.copies += int(segment.stress_cpus["copies"].sum())
+    result.torn += int(segment.stress_cpus["torn"].sum())
+    if violation is not None and violation.promise is Promise.TORN_READ:
+        result.escaped += 1
+
+
+def _progress(result: HuntResult) -> str:
+    races = f", {result.torn:,} of {result.copies:,} copies torn" if result.copies else ""
+    return f"{result.protocol}: {result.operations:,} operations{races}"
