@@ -80,7 +80,16 @@ _CMPXCHG = {
 }
 _FENCES = {"smp_mb": "seq_cst", "smp_rmb": "acquire", "smp_wmb": "release"}
 
-_KINDS = (
+ORDERS = {
+    **_LOADS,
+    **_STORES,
+    **_FENCES,
+    **{name: order for name, (_, order) in _RMW.items()},
+    **{name: order for name, (order, _) in _CMPXCHG.items()},
+}
+"""Memory order of each primitive that has one, as LLVM calls it; of a cmpxchg, if it succeeds."""
+
+STEP_KINDS = (
     dict.fromkeys(_LOADS, Step.LOAD)
     | dict.fromkeys(_STORES, Step.STORE)
     | dict.fromkeys([*_RMW, *_CMPXCHG], Step.RMW)
@@ -133,7 +142,7 @@ class _Attributes(ir.values.FunctionAttributes):  # type: ignore[misc]
 
 def _hooks_in(function: KernelFunction, hooks: set[str]) -> set[str]:
     """Those of the hooks that are called in a function: its calls may be of no interest."""
-    kinds = [_KINDS[name] for name in function.primitives if name in _KINDS]
+    kinds = [STEP_KINDS[name] for name in function.primitives if name in STEP_KINDS]
     touches_memory = any(_HOOK_OF.get(kind) == "trace_access" for kind in kinds)
     if function.notrace or not (function.calls or touches_memory):
         return hooks - {"trace_enter", "trace_return"}
@@ -565,8 +574,8 @@ class _FunctionEmitter:
             return self._futex(node, name, arguments)
         if name == "panic" and self.compiler.stepped:
             return self._park(node, arguments[0])
-        if name in _KINDS:
-            self._event(_KINDS[name], node, name, arguments)
+        if name in STEP_KINDS:
+            self._event(STEP_KINDS[name], node, name, arguments)
         if name in _LOADS:
             return self.builder.load_atomic(self._pointer(arguments[0]), _LOADS[name], 8, typ=I64)
         if name in _STORES:
@@ -628,11 +637,11 @@ class _FunctionEmitter:
         if self.compiler.stepped:
             # the shim stops by itself, in `noinstr` functions too: it is no real sleep
             site = self.compiler.site(self.function.name, node.lineno, name)
-            self._trace(_KINDS[name], site, arguments)
+            self._trace(STEP_KINDS[name], site, arguments)
             arguments = [site, *arguments]
             name = "step_" + name
         else:
-            self._event(_KINDS[name], node, name, arguments)
+            self._event(STEP_KINDS[name], node, name, arguments)
         symbol = self.compiler.extern("spf_" + name, I64, [I64] * len(arguments))
         return self.builder.call(symbol, arguments)
 

@@ -15,8 +15,16 @@ _SHOW_VALUE = ("load", "read_once", "smp_load_acquire", "cmpxchg", "cmpxchg_acqu
                "cmpxchg_release", "cmpxchg_relaxed")  # fmt: skip
 
 
+SHOWN = -1
+"""Executed.site of a delayed store that becomes visible."""
+
+
 class Executed(NamedTuple):
-    """One step that a CPU took; `old` and `new` are the word's values around a memory access."""
+    """One step that a CPU took; `old` and `new` are the word's values around a memory access.
+
+    `note`: under a weak memory, ``+`` for a store that is held back, ``?2`` for a load that has the
+    value from two changes ago.
+    """
 
     cpu: int
     site: int
@@ -24,6 +32,7 @@ class Executed(NamedTuple):
     old: int
     new: int
     depth: int
+    note: str = ""
 
 
 def value_text(segment: Segment | None, value: int) -> str:
@@ -77,11 +86,16 @@ class StepTexts:
         return columns("step", rows, names)
 
     def _executed(self, executed: Executed) -> str:
+        if executed.site == SHOWN:
+            change = f"{self.value(executed.old)} -> {self.value(executed.new)}"
+            return f"-- {self.value(executed.arguments[0])} becomes visible: {change}"
         text = self.step(executed.site, executed.arguments)
         if executed.old != executed.new:
             text += f": {self.value(executed.old)} -> {self.value(executed.new)}"
         elif self.engine.sites[executed.site].primitive in _SHOW_VALUE:
             text += f" = {self.value(executed.old)}"
+        if executed.note:
+            text += " (held back)" if executed.note == "+" else " (early)"
         return " " * max(0, executed.depth - 1) + text
 
     def call_line(self, caller: str, callee: str, last: int) -> int:

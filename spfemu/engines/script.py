@@ -13,6 +13,13 @@
 
 Only the CPU whose turn it is takes steps.  One that waits for another needs ``letting=[other]``:
 then the others go on, step by step in turn, until one of them has changed what it waits for.
+
+``Script(..., memory=Memory.WEAK)`` has store buffers and early loads (see weak.py).  They are used
+where the script says so::
+
+    b.holds_back(flag)      # from here on B's stores to flag wait, until a barrier or
+    b.shows(flag)           # this makes one visible
+    a.reads_early(data)     # from here on A's loads of data have the oldest value that they may
 """
 
 from __future__ import annotations
@@ -24,15 +31,16 @@ from types import TracebackType
 from typing import Self
 
 from spfemu.engines.compiler import Step
-from spfemu.engines.history import Executed, StepTexts
+from spfemu.engines.history import SHOWN, Executed, StepTexts
 from spfemu.engines.plain import KernelPanic
 from spfemu.engines.points import Point, ScriptError, Target, after, before, resolve, waits
 from spfemu.engines.schedule import RandomScheduler, replay
 from spfemu.engines.stepped import FiberState, StepEngine
+from spfemu.engines.weak import Memory, WeakCpu, WeakMemory
 from spfemu.mm.bug import Bug
 from spfemu.segment import Segment
 
-__all__ = ["Point", "Script", "ScriptCpu", "ScriptError", "after", "before", "waits"]
+__all__ = ["Memory", "Point", "Script", "ScriptCpu", "ScriptError", "after", "before", "waits"]
 
 STEPS_MAX = 1_000_000
 """Steps that one instruction of a script may take, all CPUs together."""
@@ -65,6 +73,7 @@ class ScriptCpu:
         self.name = name
         self.fiber = script.engine.spawn(function, *arguments)
         self.index = len(script.cpus)
+        self.weak = WeakCpu(script.weak, self._shown) if script.weak else None
         self._frames: list[tuple[str, int]] = []
         self._returned = False
         self._asleep = False
@@ -137,6 +146,38 @@ class ScriptCpu:
         if not self.fiber.time_out():
             raise self._failure("has no sleep with a time limit to end")
         return self
+
+    def holds_back(self, *addresses: int) -> ScriptCpu:
+        """From here on let its stores to these wait until `shows` or what orders them.
+
+        Without addresses, none from here on.
+        """
+        self.view.hold = frozenset(addresses).__contains__
+        return self
+
+    def shows(self, address: int) -> ScriptCpu:
+        """Let the oldest store to `address` that waits become visible.
+
+        Raises ScriptError if there is none or something orders it behind another.
+        """
+        self.view.show_address(address)
+        return self
+
+    def reads_early(self, *addresses: int) -> ScriptCpu:
+        """From here on let its loads of these have the oldest value that they may have.
+
+        Without addresses, none from here on.
+        """
+        early = frozenset(addresses)
+        self.view.pick = lambda address, back: back if address in early else 0
+        return self
+
+    @property
+    def view(self) -> WeakCpu:
+        """Its store buffer and what it may read; raises ScriptError if memory is not weak."""
+        if self.weak is None:
+            raise ScriptError("the script's memory is in order; make it with memory=Memory.WEAK")
+        return self.weak
 
     # running
 
@@ -224,7 +265,7 @@ class ScriptCpu:
         touches = kind in _MEMORY
         if touches:
             self.script.check_address(arguments[0])
-        old = _peek(arguments[0]) if touches else 0
+        old = self._begin_step(kind, site, arguments) if site >= 0 else 0
         depth = len(self._frames)
         panic: KernelPanic | None = None
         try:
@@ -232,10 +273,14 @@ class ScriptCpu:
         except KernelPanic as stopped:
             panic = stopped
         if site >= 0 and not self._asleep:
-            new = _peek(arguments[0]) if touches else 0
+            new = self._end_step(kind, site, arguments)
             self._watch(kind, arguments[0], old, new)
-            self.script.executed.append(Executed(self.index, site, arguments, old, new, depth))
+            note = self.weak.note if self.weak else ""
+            step = Executed(self.index, site, arguments, old, new, depth, note)
+            self.script.executed.append(step)
         raw = fiber.raw
+        if self.weak and raw[0] == _DONE:
+            self.weak.resynchronise()
         self._asleep = raw[0] == _WAITING
         if raw[0] == _READY:
             self._track(raw)
@@ -243,6 +288,26 @@ class ScriptCpu:
             panic.add_note(f"{self.name} is {self.where()}")
             raise panic
         return not self._asleep
+
+    def _begin_step(self, kind: int, site: int, arguments: list[int]) -> int:
+        """Return the value that the step is about to find, if it touches memory."""
+        if self.weak is None:
+            return _peek(arguments[0]) if kind in _MEMORY else 0
+        if self._asleep:
+            self.weak.resynchronise()
+            return 0
+        return self.weak.begin(kind, site, arguments)
+
+    def _end_step(self, kind: int, site: int, arguments: list[int]) -> int:
+        """Return the value that the step has left, if it touches memory."""
+        if self.weak is not None:
+            return self.weak.end(kind, site, arguments[0])
+        return _peek(arguments[0]) if kind in _MEMORY else 0
+
+    def _shown(self, address: int, old: int, new: int) -> None:
+        """Note that a delayed store has become visible."""
+        shown = Executed(self.index, SHOWN, [address], old, new, len(self._frames))
+        self.script.executed.append(shown)
 
     def _track(self, raw: list[int]) -> None:
         """Keep the function stack: a frame goes when the step after its return is reached."""
@@ -308,13 +373,20 @@ class Script:
     A context manager: at its end all CPUs are freed, and an exception from inside gets the last
     steps as a note.  `segment`, if given, lets messages name addresses, and a CPU that is about to
     touch memory outside of it stops as at a kernel assertion.  The clock starts at 0, so the same
-    script from the same memory takes the same steps.
+    script from the same memory takes the same steps.  `memory` says in which order CPUs see each
+    other's accesses.
     """
 
     def __init__(
-        self, engine: StepEngine, segment: Segment | None = None, *, steps_max: int = STEPS_MAX
+        self,
+        engine: StepEngine,
+        segment: Segment | None = None,
+        *,
+        steps_max: int = STEPS_MAX,
+        memory: Memory = Memory.SC,
     ) -> None:
         self.engine = engine
+        self.weak = None if memory is Memory.SC else WeakMemory(engine, memory)
         self.texts = StepTexts(engine, segment)
         self._memory = range(segment.base, segment.base + segment.size) if segment else None
         self.steps_max = steps_max

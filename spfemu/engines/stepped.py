@@ -10,6 +10,7 @@ engine compiles except for the stops.
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import weakref
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from enum import IntEnum
 
 from spfemu import shims
 from spfemu.engines.compiler import Site, Step
+from spfemu.engines.dependencies import addressing_loads
 from spfemu.engines.jit import Compiled
 from spfemu.engines.plain import KernelPanic
 from spfemu.engines.source import KernelFunction, Program
@@ -204,6 +206,12 @@ class StepEngine:
         else:
             count = PRIMITIVES[site.primitive].__code__.co_argcount
         return min(count, 3)
+
+    @functools.cached_property
+    def addressing(self) -> frozenset[int]:
+        """Stops before loads whose values may become addresses: later loads come after them."""
+        loads = addressing_loads(self.program)
+        return frozenset(i for i, site in enumerate(self.sites) if site in loads)
 
     def function(self, name: str) -> KernelFunction:
         """Return the kernel function `name`; raises KeyError that names the nearest."""
