@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from enum import IntEnum
 
 
@@ -16,6 +18,13 @@ class ExitCode(IntEnum):
     INCONCLUSIVE = 4
     WORKER_DIED = 5
     INTERRUPTED = 130
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return a question that names the most similar of `names`, or nothing, for messages."""
+    folded = {known.casefold(): known for known in names if known != name}
+    close = difflib.get_close_matches(name.casefold(), folded, 1)
+    return f"; did you mean '{folded[close[0]]}'?" if close else ""
 
 
 class SpfemuError(Exception):

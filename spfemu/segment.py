@@ -240,11 +240,13 @@ class Segment:
         return words.view(struct.dtype)
 
     @classmethod
-    def create(cls, geometry: Geometry, *, populate: bool = True) -> Segment:
+    def create(
+        cls, geometry: Geometry, *, populate: bool = True, advice: str = "use fewer workers"
+    ) -> Segment:
         """Make, map, populate and initialise a segment.
 
         Without `populate` frames take memory when they are used: for what is not measured.  Raises
-        ResourceError when there is not enough memory.
+        ResourceError, with `advice`, when there is not enough memory.
         """
         size = geometry.size
         available = _available_memory()
@@ -252,7 +254,7 @@ class Segment:
         if needed > available * 0.9:
             raise ResourceError(
                 f"the segment needs {needed >> 20} MiB and {available >> 20} MiB are available: "
-                "use fewer workers or a smaller --size"
+                f"{advice}"
             )
         fd = os.memfd_create("spfemu", os.MFD_CLOEXEC)
         try:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import os
 import sys
@@ -13,7 +12,7 @@ from typing import IO, Any
 import click
 
 from spfemu import __version__
-from spfemu.errors import ExitCode, SpfemuError
+from spfemu.errors import ExitCode, SpfemuError, nearest
 
 COMMANDS = (
     *("run", "scale", "stress", "fidelity", "record", "replay"),
@@ -54,8 +53,7 @@ class Application(click.Group):
         """Find the command; an unknown name suggests the nearest."""
         name = args[0]
         if self.get_command(ctx, name) is None and not name.startswith("-"):
-            close = difflib.get_close_matches(name, COMMANDS, 1)
-            hint = f"; did you mean '{close[0]}'?" if close else ""
+            hint = nearest(name, COMMANDS)
             ctx.fail(f"no command '{name}'{hint} ({', '.join(COMMANDS)})")
         return super().resolve_command(ctx, args)
 

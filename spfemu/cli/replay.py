@@ -71,9 +71,12 @@ def command(ctx: click.Context, /, **given: Any) -> None:
       spfemu replay strace.log --initial-maps maps.txt --json result.json
     """
     output.check_writable([given["final_maps"], given["json_path"]])
-    if given["workers"] is not None and given["workers"] < 1:
-        raise click.UsageError(f"--workers must be 1 or more, not {given['workers']}", ctx)
+    from spfemu.layout import NR_CPUS_MAX
+    from spfemu.measure.plan import in_range
     from spfemu.replay.run import replay
+
+    if given["workers"] is not None:
+        in_range("workers", given["workers"], 1, NR_CPUS_MAX)
 
     initial = _initial_maps(given["initial_maps"])
     outcomes = []

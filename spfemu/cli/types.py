@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
+
+from spfemu.errors import nearest
 
 SEED_MAX = (1 << 62) - 1
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
@@ -169,9 +170,7 @@ class Choice(click.Choice[str]):
     def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
         """Say what there is."""
         names = [str(c) for c in self.choices]
-        close = difflib.get_close_matches(str(value), names, 1)
-        hint = f"; did you mean '{close[0]}'?" if close else ""
-        return f"'{value}' is not one of {', '.join(names)}{hint}"
+        return f"'{value}' is not one of {', '.join(names)}{nearest(str(value), names)}"
 
 
 class Known(click.ParamType[str]):

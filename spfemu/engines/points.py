@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from spfemu.engines.compiler import Site
 from spfemu.engines.source import KernelFunction, Program
-from spfemu.engines.style import nearest
+from spfemu.errors import nearest
 from spfemu.primitives import PRIMITIVES
 
 

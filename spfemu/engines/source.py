@@ -19,7 +19,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from spfemu.engines import style
-from spfemu.errors import UsageError
+from spfemu.errors import UsageError, nearest
 from spfemu.primitives import PRIMITIVES
 
 MAX_DEPTH = 60
@@ -120,8 +120,17 @@ def load_override(path: str) -> dict[str, KernelFunction]:
     file = Path(path)
     try:
         text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise KernelSourceError(f"{path}: cannot read the override: {error}") from error
+    except IsADirectoryError:
+        raise KernelSourceError(
+            f"{path}: this override is a folder, not a file: give its files one by one"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise KernelSourceError(
+            f"{path}: this override is no Python source in UTF-8: {error.reason} at byte "
+            f"{error.start}"
+        ) from error
+    except OSError as error:
+        raise KernelSourceError(f"{path}: cannot read the override: {error.strerror}") from error
     name = "spfemu_override_" + "".join(c if c.isalnum() else "_" for c in str(file.resolve()))
     module = types.ModuleType(name)
     module.__file__ = str(file)
@@ -193,7 +202,7 @@ def link(
     called = {callee for f in functions.values() for callee in f.calls}
     for new in added:
         if new.name not in called:
-            close = style.nearest(new.name, functions)
+            close = nearest(new.name, functions)
             raise new.error(
                 new.tree, f"'{new.name}' replaces no kernel function and none calls it{close}"
             )
@@ -211,7 +220,7 @@ def _stand_around(
     name = new.name
     old = functions.get(name)
     if old is None:
-        hint = style.nearest(name, functions)
+        hint = nearest(name, functions)
         raise new.error(new.tree, f"'{name}' is marked @around, and no kernel function{hint}")
     _same_parameters(old, new)
     depth = 1

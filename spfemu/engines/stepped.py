@@ -22,8 +22,7 @@ from spfemu.engines.dependencies import addressing_loads
 from spfemu.engines.jit import Compiled
 from spfemu.engines.plain import KernelPanic
 from spfemu.engines.source import KernelFunction, Program
-from spfemu.engines.style import nearest
-from spfemu.errors import SpfemuError
+from spfemu.errors import SpfemuError, nearest
 from spfemu.primitives import PRIMITIVES
 
 STACK_BYTES = 64 << 10

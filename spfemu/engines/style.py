@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import ast
 import builtins
-import difflib
 import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from spfemu.engines.flow import UnassignedError, falls_through
+from spfemu.errors import nearest
 from spfemu.primitives import PRIMITIVES
 
 if TYPE_CHECKING:
@@ -68,12 +68,6 @@ def _recall(function: KernelFunction, functions: Mapping[str, KernelFunction]) -
 
 def _tree(name: str, functions: Mapping[str, KernelFunction]) -> ast.FunctionDef | None:
     return functions[name].tree if name in functions else None
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """Return a question that names the most similar of `names`, or nothing, for messages."""
-    close = difflib.get_close_matches(name, [n for n in names if n != name], 1)
-    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 _STATEMENTS = (

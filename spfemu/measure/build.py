@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import difflib
+import ast
 import importlib
 import pkgutil
 import types
@@ -20,10 +20,10 @@ from spfemu.engines.compiler import HOOKS, Site
 from spfemu.engines.native import NativeEngine
 from spfemu.engines.plain import PlainEngine
 from spfemu.engines.source import KernelFunction, KernelSourceError, Program, functions_of, link
-from spfemu.errors import UsageError
+from spfemu.errors import UsageError, nearest
 from spfemu.protocols import protocol_functions
 from spfemu.stress import oracle_layers
-from spfemu.workloads.parameters import STRESS, TRACE, Needs, Parameters
+from spfemu.workloads.parameters import STRESS, TRACE, Needs, Param, Parameters
 
 ENTRY_POINTS = ("worker_setup", "worker_loop", "worker_exit")
 """What a worker process calls."""
@@ -164,9 +164,7 @@ def choose(kind: str, name: str, known: Iterable[str]) -> str:
     names = list(known)
     if name in names:
         return name
-    close = difflib.get_close_matches(name, names, 1)
-    hint = f"; did you mean '{close[0]}'?" if close else ""
-    raise UsageError(f"no {kind} '{name}'{hint} ({', '.join(names)})")
+    raise UsageError(f"no {kind} '{name}'{nearest(name, names)} ({', '.join(names)})")
 
 
 def workload(name: str) -> Workload:
@@ -245,6 +243,19 @@ def reachable(program: Program, entry_points: Iterable[str]) -> Program:
                 "by this workload with this protocol: the override would change nothing"
             )
     return replace(program, functions=kept)
+
+
+def reads(program: Program, param: Param) -> bool:
+    """Tell whether a function of `program` names a parameter of workloads."""
+    return any(
+        isinstance(node, ast.Attribute)
+        and node.attr == param.name
+        and isinstance(node.value, ast.Name)
+        and node.value.id == Param.__name__
+        # the workload's functions, which name parameters, come last
+        for function in reversed(program.functions.values())
+        for node in ast.walk(function.tree)
+    )
 
 
 def make_engine(name: str, program: Program) -> Engine:

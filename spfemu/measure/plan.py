@@ -15,6 +15,7 @@ from spfemu.mm.flags import HPAGE_PMD_NR, PTRS_PER_TABLE
 from spfemu.mm.kthread import Role
 from spfemu.mm.page_alloc import PCP_BATCH
 from spfemu.mm.rcu import RCU_QHIMARK
+from spfemu.mm.swapfile import SWAPFILE_CLUSTER
 from spfemu.segment import Geometry
 from spfemu.workloads.parameters import TRACE, Needs, Parameters
 
@@ -38,6 +39,8 @@ SLACK_LISTS = 4 * PCP_BATCH
 """Frames per CPU that its lists and those between them and the pool may hold."""
 SLACK_PAGES = 256
 """Pages in memory at a time with which anything gets on."""
+LEAST_SWAP = SWAPFILE_CLUSTER * PAGE_SIZE
+"""Bytes of the smallest swap area: slots are given out in clusters."""
 SLACK_VMAS = 256
 """VMA slots per CPU that are cached or wait for a grace period."""
 SLACK_OPERATIONS = 16
@@ -99,20 +102,20 @@ class Plan:
         build.choose("way of freeing page tables", self.table_free, TABLE_FREE)
         build.choose("place of mmap_seq", self.seq_line, SEQ_LINE)
         build.choose("way of looking VMAs up", self.lookup, LOOKUP)
-        _in_range("workers", self.workers, 1, NR_CPUS_MAX)
+        in_range("workers", self.workers, 1, NR_CPUS_MAX)
         if workload.monitors:
             self._add_monitors()
-        _in_range("nodes", self.nodes, 1, NR_NODES_MAX)
-        _in_range("writers", self.writers, 0, NR_CPUS_MAX - self.workers)
-        _in_range("seconds", self.seconds, 0.01, 3600)
-        _in_range("warm-up seconds", self.warmup, 0, 3600)
-        _in_range("repeats", self.repeats, 1, 1000)
-        _in_range("fault overhead [ns]", self.fault_overhead_ns, 0, 1e6)
+        in_range("nodes", self.nodes, 1, NR_NODES_MAX)
+        in_range("writers", self.writers, 0, NR_CPUS_MAX - self.workers)
+        in_range("seconds", self.seconds, 0.01, 3600)
+        in_range("warm-up seconds", self.warmup, 0, 3600)
+        in_range("repeats", self.repeats, 1, 1000)
+        in_range("fault overhead [ns]", self.fault_overhead_ns, 0, 1e6)
         parameters = self.parameters
-        _in_range("size", parameters.size, 4096, 1 << 40)
-        _in_range("areas", parameters.areas, 1, 1 << 16)
-        _in_range("pages", parameters.pages, 1, max(1, parameters.size_pages))
-        _in_range("rate", parameters.rate, 0, 1e9)
+        in_range("size", parameters.size, 4096, 1 << 40)
+        in_range("areas", parameters.areas, 1, 1 << 16)
+        in_range("pages", parameters.pages, 1, max(1, parameters.size_pages))
+        in_range("rate", parameters.rate, 0, 1e9)
         self._check_writers(workload)
         self._check_bare(workload)
         self._check_memory()
@@ -137,7 +140,8 @@ class Plan:
             raise UsageError("a recording has as many workers as it has threads")
 
     def _check_memory(self) -> None:
-        _in_range("swap", self.swap, 0, 1 << 40)
+        if self.swap:
+            in_range("swap", self.swap, LEAST_SWAP, 1 << 40)
         if self.target == "host" and (self.swap or self.memory is not None):
             raise UsageError("memory and swap are the emulated machine's: use --target emulator")
         if self.memory is None or self.target == "host":
@@ -148,6 +152,16 @@ class Plan:
                 f"and what {self.workload} has in page tables and page cache: give "
                 f"{self.least_memory} or more"
             )
+        in_range("memory", self.memory, self.least_memory, 1 << 40)
+
+    @property
+    def use_less(self) -> str:
+        """What makes the segment smaller, for messages."""
+        options = [
+            *(["--size"] if self.memory is None else ["--memory"]),
+            *(["--swap"] if self.swap else []),
+        ]
+        return f"use fewer workers or a smaller {' or '.join(options)}"
 
     @property
     def least_memory(self) -> int:
@@ -350,6 +364,7 @@ class Plan:
         return notes
 
 
-def _in_range(what: str, value: float, low: float, high: float) -> None:
+def in_range(what: str, value: float, low: float, high: float) -> None:
+    """Raise UsageError, which says the range, unless `value` is in it."""
     if not low <= value <= high:
         raise UsageError(f"{what} must be from {low:.15g} to {high:.15g}, not {value:.15g}")

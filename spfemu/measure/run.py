@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from spfemu import results
 from spfemu.engines.source import Program
-from spfemu.errors import WorkerDiedError
+from spfemu.errors import UsageError, WorkerDiedError
 from spfemu.events import Event
 from spfemu.layout import HIST_BUCKETS, PAGE_SIZE
 from spfemu.measure import build, latency, statistics, topology
@@ -33,6 +33,7 @@ from spfemu.measure.probe import Probe, Prober, cycles_per_second, moved
 from spfemu.measure.workers import HANG_SECONDS, Workers
 from spfemu.mm.latency import FAULT_LATENCY, WRITER_LATENCY
 from spfemu.segment import Geometry, Segment
+from spfemu.workloads.parameters import Param
 
 NUMA_SCAN_SECONDS = 0.02
 """Time between two scans of an mm: short, as samples are (Linux: 1 s to 60 s)."""
@@ -117,8 +118,19 @@ def prepare(plan: Plan, progress: Progress = quiet) -> Prepared:
     program = build.compose(
         plan.workload, plan.protocol, plan.target, plan.config, plan.overrides, oracles
     )
+    _refuse_ignored(plan, program)
     engine = build.make_engine(plan.engine, program)
     return Prepared(plan, program, engine, time.perf_counter() - started)
+
+
+def _refuse_ignored(plan: Plan, program: Program) -> None:
+    """Raise UsageError for a parameter that was given and that the program never looks at."""
+    given = {Param.SIZE: plan.size, Param.AREAS: plan.areas, Param.PAGES: plan.pages}
+    for param, value in given.items():
+        if value is not None and not build.reads(program, param):
+            raise UsageError(
+                f"--{param.name.lower()} means nothing to {plan.workload}: leave it out"
+            )
 
 
 def for_workers(prepared: Prepared, workers: int) -> Prepared:
@@ -140,7 +152,7 @@ class Segments:
             limit = KEEP_SHARE * psutil.virtual_memory().total
             if sum(g.size for g in self._kept) + geometry.size > limit:
                 self.close()
-            segment = Segment.create(geometry)
+            segment = Segment.create(geometry, advice=plan.use_less)
             self._kept[geometry] = segment
         segment.reset(plan.seed)
         segment.system["cycles_per_tick"] = round(TICK_SECONDS * cycles_per_second())

@@ -42,7 +42,10 @@ from spfemu.measure.plan import Plan
         ({"workload": "mixed", "target": "host", "writers": 1, "overlap": True}, r"SIGSEGV"),
         ({"target": "host", "engine": "plain"}, r"use --engine native"),
         ({"target": "host", "swap": 1 << 20}, r"emulated machine's: use --target emulator"),
-        ({"swap": -1}, r"swap must be from 0"),
+        ({"swap": -1}, r"swap must be from 1048576 to"),
+        ({"swap": 1}, r"swap must be from 1048576 to 1099511627776, not 1$"),
+        ({"memory": 100 << 40}, r"memory must be from \d+ to 1099511627776, not"),
+        ({"protocol": "SPF"}, r"did you mean 'spf'\?"),
         ({"memory": 1 << 20}, r"1048576 bytes of memory are too little .* give \d+ or more"),
         (
             {"workload": "page_fault2", "memory": 16 << 20, "swap": 64 << 20},

@@ -8,8 +8,8 @@ import jsonschema
 import numpy as np
 import pytest
 
-from spfemu import results
-from spfemu.errors import ResourceError
+from spfemu import results, segment
+from spfemu.errors import ResourceError, UsageError
 from spfemu.events import ABORT_REASONS, Event
 from spfemu.layout import HIST_BUCKETS
 from spfemu.measure import environment, races, run
@@ -206,6 +206,23 @@ def test_segments_are_used_again(quick):
 def test_no_memory_for_the_segment_is_said(quick):
     with pytest.raises(ResourceError, match="MiB are available: use fewer workers or a smaller"):
         Segments().get(quick("page_fault1", size=1 << 40))
+
+
+def test_memory_that_is_not_there_names_what_to_make_smaller(quick, monkeypatch):
+    monkeypatch.setattr(segment, "_available_memory", lambda: 1 << 20)
+    for given, advice in (
+        ({}, "--size"),
+        ({"memory": 64 << 20}, "--memory"),
+        ({"swap": 1 << 20}, "--size or --swap"),
+    ):
+        with pytest.raises(ResourceError, match=f"use fewer workers or a smaller {advice}$"):
+            Segments().get(quick("page_fault1", **given))
+
+
+def test_what_the_workload_never_reads_is_refused(quick):
+    run.prepare(quick("mixed", areas=3, pages=2, size=65536))
+    with pytest.raises(UsageError, match="--size means nothing to spf_test: leave it out"):
+        run.prepare(quick("spf_test", size=65536))
 
 
 def test_minor_faults_of_this_thread():
