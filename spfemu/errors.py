@@ -17,6 +17,8 @@ class ExitCode(IntEnum):
     ENVIRONMENT = 3
     INCONCLUSIVE = 4
     WORKER_DIED = 5
+    INTERNAL = 70
+    """A mistake in spfemu itself (EX_SOFTWARE of sysexits.h)."""
     INTERRUPTED = 130
 
 
@@ -30,7 +32,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
 class SpfemuError(Exception):
     """Base of errors that a user may see; `str()` is one line that says what to do."""
 
-    exit_code = ExitCode.VIOLATION
+    exit_code = ExitCode.INTERNAL
 
 
 class ViolationError(SpfemuError):

@@ -13,7 +13,7 @@ import msgspec
 
 from spfemu.errors import UsageError
 
-SCHEMA: Final = "spfemu-report-1"
+SCHEMA: Final = "spfemu-report-2"
 """Names the form of the records; a change that a reader could notice counts it up."""
 
 
@@ -65,7 +65,8 @@ class Probe(Record, frozen=True, kw_only=True):
     `clock_hertz` the rate of a chain of dependent instructions of one cycle each; `repeated`
     counts the samples that were thrown away before it because the probe had moved;
     `waited_percent` is the largest share of the sample for which a worker was ready to run and
-    something else had its CPU (null where the kernel does not tell).
+    something else had its CPU (null where the kernel does not tell); `stopped` tells whether a
+    signal stopped a worker meanwhile.
     """
 
     cache_line_ns_before: float | None
@@ -74,6 +75,7 @@ class Probe(Record, frozen=True, kw_only=True):
     clock_hertz_after: float
     repeated: int = 0
     waited_percent: float | None = None
+    stopped: bool = False
 
 
 class Override(Record, frozen=True, kw_only=True):
@@ -172,6 +174,11 @@ class Ratio(Record, frozen=True, kw_only=True):
     inconclusive: str | None = None
     """Why the ratio must not be used, or null."""
 
+    def is_to(self, base: str | None) -> bool:
+        """Tell whether tables show it: a curve's scaling, or how something compares with `base`."""
+        above, below = self.numerator.protocol, self.denominator.protocol
+        return above == below or base in (above, below)
+
 
 class Environment(Record, frozen=True, kw_only=True):
     """Where and with what it was measured."""
@@ -216,19 +223,29 @@ class Environment(Record, frozen=True, kw_only=True):
     """Hardware counters that can be opened."""
 
 
+class Partial(Record, frozen=True, kw_only=True):
+    """What ended a command before it was done."""
+
+    status: int
+    """The exit status that says so."""
+    reason: str
+
+
 class Report(Record, frozen=True, kw_only=True):
     """Everything that one command measured."""
 
-    schema: Literal["spfemu-report-1"] = SCHEMA
+    schema: Literal["spfemu-report-2"] = SCHEMA
     command: list[str]
     seed: int
     environment: Environment
     results: list[Result]
     ratios: list[Ratio] = []
+    base: str | None = None
+    """The protocol with which tables compare all others; null for `run`."""
     finding: str | None = None
     """One sentence that says what the comparison showed."""
-    partial: bool = False
-    """Interrupted: only finished repeats are in it."""
+    partial: Partial | None = None
+    """If it ended early: only finished repeats are in it."""
     inconclusive: list[str] = []
     """Why nothing should be concluded, empty if something may."""
     warnings: list[str] = []

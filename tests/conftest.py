@@ -140,7 +140,7 @@ def scale_report():
     rates = {"classic": (9e6, 5e6), "spf": (12e6, 23.9e6), "host": (4e5, 6e5)}
     points = [point(name, n + 1, rates[name][n]) for name in rates for n in range(2)]
     ratios = [ratio(points, 1, 0), ratio(points, 3, 2), ratio(points, 3, 1)]
-    return make_report(points, ratios, finding="Spf scales and classic does not.")
+    return make_report(points, ratios, base="classic", finding="Spf scales and classic does not.")
 
 
 @pytest.fixture

@@ -88,12 +88,12 @@ def test_latency_keys_are_named_as_people_write_them(run_report):
 
 
 def test_another_version_is_refused_by_name(scale_report):
-    text = results.encode(scale_report).replace(b"spfemu-report-1", b"spfemu-report-9")
+    text = results.encode(scale_report).replace(b"spfemu-report-2", b"spfemu-report-9")
     with pytest.raises(UsageError, match=r"old\.json has schema 'spfemu-report-9'"):
         results.decode(text, "old.json")
 
 
-@pytest.mark.parametrize("text", [b"", b"[]", b'"x"', b"{", b'{"schema": "spfemu-report-1"}'])
+@pytest.mark.parametrize("text", [b"", b"[]", b'"x"', b"{", b'{"schema": "spfemu-report-2"}'])
 def test_what_is_no_report_is_refused(text):
     with pytest.raises(UsageError, match="the report"):
         results.decode(text)

@@ -7,6 +7,9 @@ import contextlib
 import importlib
 import os
 import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, Any
 
 import click
@@ -19,6 +22,9 @@ COMMANDS = (
     *("list", "doctor", "completion"),
 )
 """Each is the object `command` of the module of its name in this package."""
+
+DEBUG = "SPFEMU_DEBUG"
+"""Environment variable with which an internal error shows its traceback."""
 
 
 class Failure(click.ClickException):
@@ -57,22 +63,56 @@ class Application(click.Group):
             ctx.fail(f"no command '{name}'{hint} ({', '.join(COMMANDS)})")
         return super().resolve_command(ctx, args)
 
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Read the arguments of the group."""
+        with _in_one_line():
+            return super().make_context(info_name, args, parent, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; what a user can cause ends in one line."""
-        try:
+        with _in_one_line():
             return super().invoke(ctx)
-        except SpfemuError as error:
-            raise Failure(str(error), error.exit_code) from error
-        except KeyboardInterrupt:
-            raise Failure("interrupted, nothing was finished", ExitCode.INTERRUPTED) from None
-        except BrokenPipeError:
-            # who read the output has enough of it; what is still buffered is not to fail again
-            with contextlib.suppress(OSError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(ExitCode.ENVIRONMENT)
-        except OSError as error:
-            # a full disk, too many open files: nothing that the emulated machine did wrong
-            raise Failure(str(error), ExitCode.ENVIRONMENT) from error
+
+
+@contextlib.contextmanager
+def _in_one_line() -> Iterator[None]:
+    """Turn whatever is raised into a line and an exit code."""
+    try:
+        yield
+    except (click.ClickException, click.exceptions.Exit, click.Abort):
+        raise
+    except SpfemuError as error:
+        raise Failure(str(error), error.exit_code) from error
+    except KeyboardInterrupt:
+        raise Failure("interrupted, nothing was finished", ExitCode.INTERRUPTED) from None
+    except BrokenPipeError:
+        # who read the output has enough of it; what is still buffered is not to fail again
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise click.exceptions.Exit(ExitCode.ENVIRONMENT) from None
+    except (OSError, MemoryError) as error:
+        # a full disk, too many open files: nothing that the emulated machine did wrong
+        raise Failure(str(error) or "out of memory", ExitCode.ENVIRONMENT) from error
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            traceback.print_exc()
+        raise Failure(_internal(error), ExitCode.INTERNAL) from error
+
+
+def _internal(error: Exception) -> str:
+    """Say where a mistake of spfemu's showed and how to report it."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    return (
+        f"internal error: {what} ({Path(place.filename).name}:{place.lineno}): this is a mistake "
+        f"in spfemu; please report it with the command and what it prints with {DEBUG}=1"
+    )
 
 
 @click.group(cls=Application, context_settings={"help_option_names": ["-h", "--help"]})
@@ -90,6 +130,7 @@ def cli() -> None:
       2    the command cannot mean anything as given
       3    this machine lacks something, or the output cannot be written
       4    inconclusive: the run does not show what it was meant to
-      5    a worker process died or hung
-      130  interrupted; what was finished is kept
+      5    a worker process died or hung; what was finished is kept
+      70   a mistake in spfemu itself
+      130  interrupted (Ctrl-C, SIGTERM); what was finished is kept
     """

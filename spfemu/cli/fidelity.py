@@ -82,7 +82,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
             protocol=given["protocol"],
             overrides=given["overrides"],
         )
-    _print(result, given)
+    _print(result, given, printer)
     ctx.exit(_exit_code(result))
 
 
@@ -107,27 +107,22 @@ def _replay(ctx: click.Context, given: dict[str, Any]) -> None:
     ctx.exit(ExitCode.VIOLATION)
 
 
-def _print(result: FidelityResult, given: dict[str, Any]) -> None:
+def _print(result: FidelityResult, given: dict[str, Any], printer: output.Printer) -> None:
     json_path: str | None = given["json_path"]
-    stdout_is_free = json_path != output.STDOUT
-
-    def say(text: str) -> None:
-        click.echo(text, err=not stdout_is_free)
-
-    for known in result.known if not given["quiet"] else ():
-        say(f"left out: {known}")
+    for known in result.known:
+        printer.note(f"left out: {known}")
     verdict = "no difference" if result.found is None else "a difference"
-    say(
+    printer.result(
         f"{verdict} in {result.operations:,} operations, {result.programs:,} programs, "
         f"{result.operations_per_second:,.0f} operations/s, Linux {result.kernel}, "
         f"{result.protocol}"
     )
     for text in result.unrepeated:
-        say(f"not seen again: {text}")
+        printer.result(f"not seen again: {text}")
     if result.found is not None:
-        say("\n" + result.found.listing)
+        printer.result("\n" + result.found.listing)
         output.write_file(given["program_path"], result.found.encode())
-        say(f"wrote {given['program_path']}: spfemu fidelity --replay runs it")
+        printer.note(f"wrote {given['program_path']}: spfemu fidelity --replay runs it")
     if json_path is not None:
         _write_json(json_path, result)
 

@@ -35,7 +35,12 @@ json_result = click.option(
     metavar="PATH",
     help="Write the result; '-' for stdout.",
 )
-quiet = click.option("-q", "--quiet", is_flag=True, help="No progress, no notes; results only.")
+quiet = click.option(
+    "-q",
+    "--quiet",
+    is_flag=True,
+    help="No progress and no notes: only results and what is wrong with them.",
+)
 
 _SHARED = (
     click.option(

@@ -99,19 +99,29 @@ def write_bytes(path: str, content: bytes) -> None:
         write_file(path, content)
 
 
+def problems(texts: Iterable[str]) -> None:
+    """Say what of the input could not be used; --quiet does not silence that."""
+    for text in texts:
+        click.echo(text, err=True)
+
+
 def exit_code(report: Report) -> ExitCode:
     """Return what the command ends with: a failed check outweighs all else."""
     if any(result.violations for result in report.results):
         return ExitCode.VIOLATION
-    if report.partial:
-        return ExitCode.INTERRUPTED
+    if report.partial is not None:
+        return ExitCode(report.partial.status)
     if report.inconclusive:
         return ExitCode.INCONCLUSIVE
     return ExitCode.OK
 
 
 class Printer:
-    """Prints for people: on stdout, or on stderr if stdout is for JSON."""
+    """Prints for people: on stdout, or on stderr if stdout is for JSON.
+
+    With --quiet there are no notes, and if stdout is for JSON, which has all results, nothing but
+    what is wrong with the input.
+    """
 
     def __init__(self, json_path: str | None, *, quiet: bool) -> None:
         self._file = sys.stderr if json_path == STDOUT else sys.stdout
@@ -128,14 +138,14 @@ class Printer:
         if not self._silent:
             from spfemu.report.text import print_report
 
-            print_report(report, self._file)
+            print_report(report, self._file, notes=not self._quiet)
+
+    def result(self, text: str, *, newline: bool = True) -> None:
+        """Print what belongs to the result."""
+        if not self._silent:
+            click.echo(text, file=self._file, nl=newline)
 
     def note(self, text: str) -> None:
         """Print what is no result; not with --quiet."""
         if not self._quiet:
-            click.echo(text, file=self._file)
-
-    def result(self, text: str) -> None:
-        """Print what a command has found."""
-        if not self._silent:
             click.echo(text, file=self._file)

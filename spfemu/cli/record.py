@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from spfemu.cli import output
+from spfemu.cli import options, output
 from spfemu.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ DEFAULT = "spfemu.trace"
     metavar="FILE",
     help="Where the recording goes.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="No notes.")
+@options.quiet
 @click.argument("program", nargs=-1, metavar="-- COMMAND...")
 @click.pass_context
 def command(ctx: click.Context, path: str, program: tuple[str, ...], *, quiet: bool) -> None:
@@ -59,17 +59,17 @@ def command(ctx: click.Context, path: str, program: tuple[str, ...], *, quiet: b
     # no progress: the terminal is the program's
     with Path(path).open("wb") as file:
         recorded = record.record(program, file)
-    if not quiet:
-        _print(path, recorded)
+    _print(path, recorded, output.Printer(None, quiet=quiet))
     ctx.exit(ExitCode.INTERRUPTED if recorded.interrupted else ExitCode.OK)
 
 
-def _print(path: str, recorded: Recorded) -> None:
-    click.echo(f"wrote {path}: {recorded.lines:,} lines, {recorded.maps:,} maps")
+def _print(path: str, recorded: Recorded, printer: output.Printer) -> None:
+    printer.note(f"wrote {path}: {recorded.lines:,} lines, {recorded.maps:,} maps")
     if recorded.missed:
-        click.echo(f"{recorded.missed:,} maps could not be read in time and are left out")
+        lost = f"{recorded.missed:,} maps could not be read in time and are left out"
+        output.problems([f"{path}: {lost}"])
     if recorded.status:
-        click.echo(f"the program {_how(recorded.status)}")
+        printer.note(f"the program {_how(recorded.status)}")
 
 
 def _how(status: int) -> str:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from spfemu.cli import output
 from spfemu.cli.progress import progress
 
 if TYPE_CHECKING:
-    from spfemu.cli.output import Printer
     from spfemu.replay.table import Table
     from spfemu.results import Report
 
@@ -35,17 +35,16 @@ def read(ctx: click.Context, path: str, *, quiet: bool) -> Table:
             raise click.UsageError(f"{parameter.opts[0]} means nothing with --trace", ctx)
     with progress(quiet=quiet) as show:
         table = read_table(path, show)
-    for text in table.problems:
-        click.echo(text, err=True)
+    output.problems(table.problems)
     return table
 
 
-def print_passes(printer: Printer, report: Report, table: Table) -> None:
+def print_passes(printer: output.Printer, report: Report, table: Table) -> None:
     """Say what one pass took, beside the recorded time."""
-    printer.note(f"one pass through {table.calls:,} calls of process {table.pid} takes")
+    printer.result(f"one pass through {table.calls:,} calls of process {table.pid} takes")
     for result in report.results:
         rate = result.operations_per_second.median / result.workers
         taken = f"{1e3 / rate:,.3g} ms" if rate else "longer than was measured"
-        printer.note(f"  {result.protocol:<12} {taken}")
+        printer.result(f"  {result.protocol:<12} {taken}")
     if table.recorded_seconds is not None:
-        printer.note(f"  {'recorded':<12} {1e3 * table.recorded_seconds:,.3g} ms, by strace")
+        printer.result(f"  {'recorded':<12} {1e3 * table.recorded_seconds:,.3g} ms, by strace")

@@ -122,15 +122,14 @@ def _report(outcomes: list[Outcome], given: dict[str, Any]) -> None:
     json_path: str | None = given["json_path"]
     final_maps: str = given["final_maps"]
     maps = text.final_maps(outcomes[0])
-    to_stderr = json_path == output.STDOUT
+    printer = output.Printer(json_path, quiet=given["quiet"])
     if final_maps != output.STDOUT:
         output.write_file(final_maps, maps.encode("utf-8", "surrogateescape"))
     else:
-        click.echo(maps, nl=False, err=to_stderr)
+        printer.result(maps, newline=False)
     for line in text.summary(outcomes):
-        click.echo(line, err=to_stderr)
-    for line in outcomes[0].problems:
-        click.echo(line, err=True)
+        printer.result(line)
+    output.problems(outcomes[0].problems)
     if json_path is not None:
         _write_json(json_path, outcomes)
 

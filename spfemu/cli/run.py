@@ -115,7 +115,7 @@ def _refuse_meaningless(ctx: click.Context, target: str) -> None:
 
 
 def _measure(plan: Plan, show: Progress, *, overhead_from_host: bool) -> Report:
-    """Measure the plan; what Ctrl-C left of it is marked as partial."""
+    """Measure the plan; what Ctrl-C or the death of a worker left of it is marked as partial."""
     from dataclasses import replace
 
     from spfemu import results
@@ -126,7 +126,7 @@ def _measure(plan: Plan, show: Progress, *, overhead_from_host: bool) -> Report:
         plan = replace(plan, fault_overhead_ns=compare.calibrate_overhead(plan, show))
     series = run.run_series(plan, show)
     result = run.make_result(series, overhead_from_host=overhead_from_host)
-    missing = [races.no_fault(result), races.no_race(result)]
+    missing = [races.no_fault(result), races.no_race(result), races.stopped(result)]
     return results.Report(
         command=output.command_line(),
         seed=plan.seed,

@@ -31,6 +31,12 @@ if TYPE_CHECKING:
     help="What is compared.",
 )
 @click.option(
+    "--base",
+    type=types.Known("protocol", types.protocol_names),
+    metavar="NAME",
+    help="Which protocol the others are compared with.  [default: the first]",
+)
+@click.option(
     "--workers",
     type=types.Counts(),
     metavar="N,...",
@@ -75,6 +81,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     Examples:
       spfemu scale
       spfemu scale pft --protocols classic,spf,bare --workers 1-4
+      spfemu scale pft --protocols classic,spf,vma-lock --base spf
       spfemu scale page_fault1 --fault-overhead host --csv pf1.csv
       spfemu scale --trace spfemu.trace --protocols classic,spf,vma-lock
     """
@@ -96,6 +103,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
             plan,
             output.command_line(),
             protocols=protocols,
+            base=protocols[0],
             workers=given["workers"],
             with_host=given["with_host"],
             overhead_from_host=given["fault_overhead"] == "host",
@@ -122,6 +130,8 @@ def _plan(given: dict[str, Any], table: Table | None) -> tuple[Any, tuple[str, .
         **options.overhead_argument(given["fault_overhead"]),
     }
     protocols: tuple[str, ...] = given["protocols"]
+    if given["base"] is not None:
+        protocols = tuple(dict.fromkeys((given["base"], *protocols)))
     counts = given["workers"] or (1,)
     plan = Plan(given["workload"], protocol=protocols[0], workers=counts[0], **arguments)
     arguments["seed"] = plan.seed

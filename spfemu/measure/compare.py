@@ -24,8 +24,9 @@ from spfemu.measure.run import (
     Segments,
     Series,
     for_workers,
-    interruptible,
+    keep_finished,
     make_result,
+    part_of,
     prepare,
     run_series,
     take_sample,
@@ -46,7 +47,7 @@ WAITED_LIMIT_PERCENT = 25.0
 WIDE = 0.2
 """Width of an interval, as a share of its median, that is mentioned."""
 
-SampleTaker = Callable[[Prepared, Segments], Sample]
+SampleTaker = Callable[[Prepared, Segments, Progress], Sample]
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Rounds:
     cells: list[Prepared]
     factor: float = PROBE_FACTOR
     taken: list[list[Sample | None]] = field(default_factory=list)
-    partial: bool = False
+    partial: results.Partial | None = None
 
     def __post_init__(self) -> None:
         self.taken = [[] for _ in self.cells]
@@ -76,7 +77,8 @@ class Rounds:
         for numerator, denominator in both:
             if numerator is not None and denominator is not None:
                 moves = moved([*_probes(numerator), *_probes(denominator)], self.factor)
-                if not moves and not self._either_starved(pair, numerator, denominator):
+                disturbed = self._either_starved(pair, numerator, denominator)
+                if not moves and not disturbed and not (numerator.stopped or denominator.stopped):
                     found.append((numerator, denominator))
         return found
 
@@ -97,6 +99,8 @@ class Rounds:
                 f"in {waits} a worker waited for its CPU for more than "
                 f"{WAITED_LIMIT_PERCENT:.0f} % of the time"
             )
+        if stops := sum(n.stopped or d.stopped for n, d in both):
+            causes.append(f"in {stops} a signal stopped a worker")
         usable = len(self.usable(pair))
         return f"only {usable} of {len(both)} rounds can be used: {' and '.join(causes)}"
 
@@ -118,7 +122,8 @@ class Rounds:
         for sample in self.taken[cell]:
             if sample is None:
                 continue
-            if moved(_probes(sample), self.factor) or self.starved(cell, sample):
+            moves = moved(_probes(sample), self.factor)
+            if moves or sample.stopped or self.starved(cell, sample):
                 repeated += 1
                 continue
             kept.append(replace(sample, repeated=repeated))
@@ -144,13 +149,14 @@ def take_rounds(
 ) -> Rounds:
     """Sample all cells in turns, `rounds` times, and again where the machine changed meanwhile.
 
-    Ctrl-C keeps the rounds that are finished, and raises KeyboardInterrupt if there is none.
+    Ctrl-C or an error of `sample` keeps the rounds that are finished, and is raised if there is
+    none.
     """
     found = Rounds(cells, factor)
     segments = Segments()
     finished: list[int] = []
     limit = rounds + math.ceil(EXTRA_SHARE * rounds)
-    with interruptible(finished) as interrupted:
+    with keep_finished(finished) as ended:
         before = prober.probe()
         while len(finished) < limit:
             wanted = _wanted(found, pairs, rounds, len(finished))
@@ -160,8 +166,9 @@ def take_rounds(
             # every other round backwards, so that what follows what is not always the same
             for cell in sorted(wanted, reverse=len(finished) % 2 == 1):
                 label = f"{cells[cell].plan.label()}, round {len(finished) + 1}"
-                progress(label, min(1.0, len(finished) / rounds))
-                measured = sample(cells[cell], segments)
+                done = min(1.0, len(finished) / rounds)
+                progress(label, done)
+                measured = sample(cells[cell], segments, part_of(progress, label, done))
                 after = prober.probe()
                 row[cell] = replace(measured, probes=(before, after))
                 before = after
@@ -169,7 +176,7 @@ def take_rounds(
                 column.append(entry)
             finished.append(len(finished))
     segments.close()
-    found.partial = interrupted()
+    found.partial = ended()
     return found
 
 
@@ -192,7 +199,7 @@ def make_ratio(
         reason = found.why_unusable(pair)
         finished = len(found.taken[pair.numerator])
         if found.partial and finished < needed:
-            reason = f"interrupted after {finished} round{'' if finished == 1 else 's'}"
+            reason = f"ended after {finished} round{'' if finished == 1 else 's'}"
         usable = [
             (n, d)
             for n, d in zip(found.taken[pair.numerator], found.taken[pair.denominator], strict=True)
@@ -254,6 +261,7 @@ def scale(
     command: Sequence[str],
     *,
     protocols: Sequence[str] = ("classic", "spf"),
+    base: str | None = None,
     workers: Sequence[int] | None = None,
     with_host: bool = True,
     overhead_from_host: bool = False,
@@ -262,7 +270,8 @@ def scale(
 ) -> results.Report:
     """Measure how protocols scale beside each other and the host, and say what was found.
 
-    `plan` gives everything but protocol, target and workers; its `repeats` are the rounds.
+    `plan` gives everything but protocol, target and workers; its `repeats` are the rounds.  Ratios
+    to `base`, else to the first protocol, decide what was found and which rounds are repeated.
     Overrides are the emulated kernel's alone: the host runs the workload as it stands.  With
     `overhead_from_host` the fault overhead is calibrated first.  Raises what `take_sample` and
     `prepare` raise, InconclusiveError if nothing was measured.
@@ -273,6 +282,8 @@ def scale(
         with_host = False
         warnings.append(f"the host cannot run {plan.workload} with overlap: it is left out")
     where = environment.record()
+    base = base or protocols[0]
+    protocols = list(dict.fromkeys((base, *protocols)))
     if overhead_from_host:
         plan = replace(plan, protocol=protocols[0])
         plan = replace(plan, fault_overhead_ns=calibrate_overhead(plan, progress))
@@ -280,7 +291,7 @@ def scale(
     if with_host:
         kinds.append(prepare(_host_plan(plan), progress))
     cells = [for_workers(kind, count) for kind in kinds for count in counts]
-    pairs = list(_scale_pairs(len(kinds), len(counts), with_host=with_host))
+    pairs, others = _scale_pairs(len(kinds), len(counts), with_host=with_host)
     # a recording takes as many faults whoever handles them; what differs is how fast it goes
     faults = plan.trace is None and build.workload(plan.workload).faults
     quantity = "faults_per_second" if faults else "operations_per_second"
@@ -290,7 +301,8 @@ def scale(
         make_result(found.series(i), overhead_from_host=overhead_from_host)
         for i in range(len(cells))
     ]
-    ratios = [make_ratio(found, pair, plan.repeats, quantity) for pair in pairs]
+    ratios = [make_ratio(found, pair, plan.repeats, quantity) for pair in [*pairs, *others]]
+    to_base = ratios[: len(pairs)]
     warnings += [*warnings_of(cells, measured), *_probe_warnings(found)]
     return results.Report(
         command=list(command),
@@ -298,27 +310,35 @@ def scale(
         environment=where,
         results=measured,
         ratios=ratios,
-        finding=finding(ratios),
+        base=base,
+        finding=finding(to_base),
         partial=found.partial,
-        inconclusive=inconclusive(ratios),
+        inconclusive=inconclusive(to_base),
         warnings=list(dict.fromkeys(warnings)),
     )
 
 
-def _scale_pairs(kinds: int, counts: int, *, with_host: bool) -> Iterable[Pair]:
-    """Scaling of each kind from the least number of workers, then kinds at each number.
+def _scale_pairs(kinds: int, counts: int, *, with_host: bool) -> tuple[list[Pair], list[Pair]]:
+    """Return the pairs that tables show, and those that are kept beside them.
 
-    The later protocol is divided by the earlier, all are divided by the host, which comes last.
+    Shown are the scaling of each kind from the least number of workers, then each kind beside the
+    first at each number.  The later protocol is divided by the earlier, all are divided by the
+    host, which comes last.
     """
-    for kind in range(kinds):
-        for count in range(1, counts):
-            yield Pair(kind * counts + count, kind * counts)
+    shown = [
+        Pair(kind * counts + count, kind * counts)
+        for kind in range(kinds)
+        for count in range(1, counts)
+    ]
+    others: list[Pair] = []
     for count in range(counts):
         for kind in range(1, kinds):
             for other in range(kind):
                 later, earlier = kind * counts + count, other * counts + count
                 beside_host = with_host and kind == kinds - 1
-                yield Pair(earlier, later) if beside_host else Pair(later, earlier)
+                pair = Pair(earlier, later) if beside_host else Pair(later, earlier)
+                (others if other else shown).append(pair)
+    return shown, others
 
 
 def _host_plan(plan: Plan) -> Plan:

@@ -129,11 +129,12 @@ class Prober:
         trace: TracebackType | None,
     ) -> None:
         """End the processes."""
-        for process in self._processes:
-            process.kill()
-        for process in self._processes:
-            process.join()
-        self._processes = []
+        with processes.uninterrupted():
+            for process in self._processes:
+                process.kill()
+            for process in self._processes:
+                process.join()
+            self._processes = []
 
     def probe(self) -> Probe:
         """Probe now: a few milliseconds.  Raises WorkerDiedError if the processes are gone."""

@@ -15,6 +15,7 @@ import multiprocess
 
 _PR_SET_PDEATHSIG = 1
 _EXIT_ORPHANED = 3
+_INTERRUPTS = {signal.SIGINT, signal.SIGTERM}
 
 context: Any = multiprocess.get_context("fork")
 """Children inherit the compiled program and the mapped segment."""
@@ -24,8 +25,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def start(name: str, target: Callable[..., None], *arguments: object) -> Any:
     """Fork a process that runs `target`; it is killed when this one ends, however it ends.
 
-    Ctrl-C is for the parent alone: call it inside `uninterrupted`, together with noting the
-    process.  The caller must not have started threads.
+    Ctrl-C and SIGTERM are for the parent alone: call it inside `uninterrupted`, together with
+    noting the process.  The caller must not have started threads.
     """
     process = context.Process(
         target=_enter, args=(os.getpid(), target, arguments), name=name, daemon=True
@@ -40,8 +41,12 @@ def start(name: str, target: Callable[..., None], *arguments: object) -> Any:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C off: from a child until it ignores it, and between a start and its note."""
-    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Hold Ctrl-C and SIGTERM off.
+
+    From a child until they mean nothing of Python's there; between its start and its note; and
+    while children are ended.
+    """
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
     try:
         yield
     finally:
@@ -51,7 +56,7 @@ def uninterrupted() -> Iterator[None]:
 def _enter(parent: int, target: Callable[..., None], arguments: tuple[object, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it died before the line above
         os._exit(_EXIT_ORPHANED)

@@ -66,6 +66,16 @@ def no_race(result: Result) -> str | None:
     return None
 
 
+def stopped(result: Result) -> str | None:
+    """Say that a signal stopped workers in samples that count all the same; else None."""
+    count = sum(probe.stopped for probe in result.probes)
+    if not count:
+        return None
+    return (
+        f"a signal stopped a worker in {count} of {result.repeats} samples, whose rates are too low"
+    )
+
+
 def no_fault(result: Result) -> str | None:
     """Say that a workload which is there to fault took no fault in most windows; else None."""
     if not build.workload(result.workload).faults or result.faults_per_second.median > 0:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from spfemu import results
 from spfemu.engines.source import Program
-from spfemu.errors import UsageError, WorkerDiedError
+from spfemu.errors import ExitCode, SpfemuError, UsageError, WorkerDiedError
 from spfemu.events import Event
 from spfemu.layout import HIST_BUCKETS, PAGE_SIZE
 from spfemu.measure import build, latency, statistics, topology
@@ -41,6 +41,9 @@ TICK_SECONDS = 0.004
 """A scheduler tick at HZ=250: what the rwsem measures its patience with."""
 EXTRA_SHARE = 0.5
 """Samples that may be added for those lost to a changing machine, as a share of the repeats."""
+READ_SHARE = 0.01
+"""Reading the counters may take this share of a sample: so far off its rates may be."""
+READ_TRIES = 5
 KEEP_SHARE = 0.25
 """Segments are kept for later samples while they take less than this share of the memory."""
 
@@ -79,6 +82,8 @@ class Sample:
     idle_percent: float | None
     waited_percent: float | None
     violations: list[str]
+    stopped: bool = False
+    """Whether a signal stopped a worker in it."""
     probes: tuple[Probe, Probe] | None = None
     repeated: int = 0
 
@@ -89,7 +94,7 @@ class Series:
 
     prepared: Prepared
     samples: list[Sample] = field(default_factory=list)
-    partial: bool = False
+    partial: results.Partial | None = None
 
     def faults_per_second(self) -> list[float]:
         """One rate per sample."""
@@ -124,7 +129,12 @@ def prepare(plan: Plan, progress: Progress = quiet) -> Prepared:
 
 
 def _refuse_ignored(plan: Plan, program: Program) -> None:
-    """Raise UsageError for a parameter that was given and that the program never looks at."""
+    """Raise UsageError for a parameter that was given and that the program never looks at.
+
+    An override may have replaced what does.
+    """
+    if plan.overrides:
+        return
     given = {Param.SIZE: plan.size, Param.AREAS: plan.areas, Param.PAGES: plan.pages}
     for param, value in given.items():
         if value is not None and not build.reads(program, param):
@@ -182,15 +192,22 @@ class _Counts:
 
 
 def take_sample(
-    prepared: Prepared, segments: Segments, *, hang_seconds: float = HANG_SECONDS
+    prepared: Prepared,
+    segments: Segments,
+    progress: Progress = quiet,
+    *,
+    hang_seconds: float = HANG_SECONDS,
 ) -> Sample:
     """Run the plan once and measure its window.
 
-    Raises WorkerDiedError if a worker dies, hangs or gives up; ResourceError if memory is short.
+    `progress` is told of a start of many workers.  Raises WorkerDiedError if a worker dies, hangs
+    or gives up; ResourceError if memory is short.
     """
     plan = prepared.plan
     segment = segments.get(plan)
-    with Workers(plan, prepared.engine, segment, cycles_per_second(), hang_seconds) as workers:
+    with Workers(
+        plan, prepared.engine, segment, cycles_per_second(), hang_seconds, progress
+    ) as workers:
         threads = [workers.threads[i][1] for i in range(plan.nr_tasks)]
         with HardwareCounters(threads) as hardware:
             workers.open_gate()
@@ -201,16 +218,21 @@ def take_sample(
             after = _read(plan, segment, workers)
             counted = hardware.stop()
         workers.stop()
-    return _sample(plan, segment, before, after, counted)
+    return replace(_sample(plan, segment, before, after, counted), stopped=workers.stops > 0)
 
 
 def _read(plan: Plan, segment: Segment, workers: Workers) -> _Counts:
+    """Read the counters; again if this process was held up between them and the clock."""
     cpus = segment.cpus[: plan.nr_cpus]
-    operations = cpus["operations"].copy()
-    faults = int(cpus["event"][:, Event.PGFAULT].sum())
-    if plan.target == "host":  # those counted so far are of children
-        faults += sum(_minor_faults(*workers.threads[i]) for i in range(plan.nr_cpus))
-    at = time.monotonic()
+    for _ in range(READ_TRIES):
+        begun = time.monotonic()
+        operations = cpus["operations"].copy()
+        faults = int(cpus["event"][:, Event.PGFAULT].sum())
+        if plan.target == "host":  # those counted so far are of children
+            faults += sum(_minor_faults(*workers.threads[i]) for i in range(plan.nr_cpus))
+        at = time.monotonic()
+        if at - begun <= READ_SHARE * plan.seconds:
+            break
     histograms = np.zeros((2, HIST_BUCKETS), np.int64)
     if plan.latency:
         per_cpu = segment.histograms["bucket"]
@@ -306,49 +328,57 @@ def run_series(
 ) -> Series:
     """Take `plan.repeats` samples, each between two probes of the machine.
 
-    A sample whose probes differ by more than PROBE_FACTOR is taken again while EXTRA_SHARE lasts.
-    Ctrl-C ends the series: finished samples are kept and `partial` is set.  Raises
-    KeyboardInterrupt if there is none yet, and what `take_sample` and `prepare` raise.
+    A sample whose probes differ by more than PROBE_FACTOR, or in which a worker was stopped, is
+    taken again while EXTRA_SHARE lasts.  Ctrl-C or an error of `take_sample` ends the series:
+    finished samples are kept and `partial` is set.  If there is none yet it is raised, and so is
+    what `prepare` raises.
     """
     series = Series(prepare(plan, progress))
     segments = Segments()
-    with interruptible(series.samples) as interrupted, Prober() as prober:
+    with keep_finished(series.samples) as ended, Prober() as prober:
         extra = math.ceil(EXTRA_SHARE * plan.repeats)
         repeated = 0
         before = prober.probe()
         while (i := len(series.samples)) < plan.repeats:
-            progress(f"{plan.label()}, repeat {i + 1}", i / plan.repeats)
-            sample = take_sample(series.prepared, segments, hang_seconds=hang_seconds)
+            label, done = f"{plan.label()}, repeat {i + 1}", i / plan.repeats
+            progress(label, done)
+            starting = part_of(progress, label, done)
+            sample = take_sample(series.prepared, segments, starting, hang_seconds=hang_seconds)
             probes = before, prober.probe()
             before = probes[1]
-            if moved(probes) and extra:
+            if (moved(probes) or sample.stopped) and extra:
                 extra -= 1
                 repeated += 1
                 continue
             series.samples.append(replace(sample, probes=probes, repeated=repeated))
             repeated = 0
     segments.close()
-    series.partial = interrupted()
+    series.partial = ended()
     return series
 
 
+def part_of(progress: Progress, label: str, done: float) -> Progress:
+    """Return what tells `progress` of a part of what `label` names."""
+    return lambda message, _fraction: progress(f"{label}, {message}", done)
+
+
 @contextlib.contextmanager
-def interruptible(finished: Sequence[object]) -> Iterator[Callable[[], bool]]:
-    """Let Ctrl-C end the block once something in it is finished.
+def keep_finished(finished: Sequence[object]) -> Iterator[Callable[[], results.Partial | None]]:
+    """Let Ctrl-C or an error end the block without an exception once something is finished.
 
-    The value is a function that tells whether that has happened.
+    The value is a function that tells what ended it, or None.
     """
-    state = [False]
-
-    def interrupted() -> bool:
-        return state[0]
-
+    ends: list[results.Partial] = []
     try:
-        yield interrupted
+        yield lambda: ends[0] if ends else None
     except KeyboardInterrupt:
         if not finished:
             raise
-        state[0] = True
+        ends.append(results.Partial(status=ExitCode.INTERRUPTED, reason="interrupted"))
+    except SpfemuError as error:
+        if not finished:
+            raise
+        ends.append(results.Partial(status=error.exit_code, reason=str(error)))
 
 
 def make_result(series: Series, *, overhead_from_host: bool = False) -> results.Result:
@@ -469,6 +499,7 @@ def _probe(sample: Sample, probes: tuple[Probe, Probe]) -> results.Probe:
         clock_hertz_after=after.clock_ghz * 1e9,
         repeated=sample.repeated,
         waited_percent=sample.waited_percent,
+        stopped=sample.stopped,
     )
 
 

@@ -33,7 +33,7 @@ from spfemu.events import Event
 from spfemu.layout import CPU, RWSEM, SYSTEM, WORD
 from spfemu.measure import processes
 from spfemu.measure.build import Engine
-from spfemu.measure.plan import Plan
+from spfemu.measure.plan import Plan, Progress, quiet
 from spfemu.measure.topology import read_text
 from spfemu.mm.bug import Bug
 from spfemu.mm.kthread import Role
@@ -47,6 +47,8 @@ WATCH_PERIOD = 0.25
 TERM_SECONDS = 0.3
 """Time that a worker has between SIGTERM and SIGKILL."""
 START_SECONDS = 60.0
+PROGRESS_STEP = 16
+"""Progress of a start is told after each so many workers."""
 HOST_BRK_GAP = 64 << 20
 
 _PR_SET_THP_DISABLE = 41
@@ -78,11 +80,17 @@ class Workers:
         segment: Segment,
         cycles_per_second: float,
         hang_seconds: float = HANG_SECONDS,
+        progress: Progress = quiet,
     ) -> None:
         self.plan = plan
         self.engine = engine
         self.segment = segment
         self.hang_seconds = hang_seconds
+        self.progress = progress
+        self.stops = 0
+        """How often a signal has stopped a process."""
+        self._stopped: dict[int, float] = {}
+        """Since when processes are stopped that nothing has continued."""
         self.threads: dict[int, tuple[int, int]] = {}
         """Process and thread id of each CPU's worker."""
         self._groups: list[_Group] = []
@@ -162,8 +170,10 @@ class Workers:
                 )
                 self._groups.append(_Group(process, members, reading, []))
             writing.close()
+            self._tell("forking", members[-1] + 1)
         deadline = time.monotonic() + START_SECONDS
-        while int(self.segment.system["ready"]) < self.plan.nr_cpus:
+        while (ready := int(self.segment.system["ready"])) < self.plan.nr_cpus:
+            self._tell("setting up", ready)
             self._wait(0.001)
             if time.monotonic() > deadline:
                 raise WorkerDiedError(
@@ -171,6 +181,11 @@ class Workers:
                 )
         for group in self._groups:
             self._receive(group)
+
+    def _tell(self, what: str, count: int) -> None:
+        """Show how far a start is that takes long."""
+        if count % PROGRESS_STEP == 0:
+            self.progress(f"{what} worker {count} of {self.plan.nr_cpus}", None)
 
     def _processes(self) -> list[list[int]]:
         """Return which CPUs go into one process each."""
@@ -218,6 +233,10 @@ class Workers:
 
     def kill(self) -> None:
         """End all processes: SIGTERM, and SIGKILL for those that do not go."""
+        with processes.uninterrupted():
+            self._kill()
+
+    def _kill(self) -> None:
         shims.load().spf_smp_store_release(self._system(SYSTEM.stop), 1)
         alive = [g.process for g in self._groups if g.process.exitcode is None]
         for process in alive:
@@ -241,7 +260,27 @@ class Workers:
         ended = [g for g in self._groups if g.process.exitcode is not None]
         if any(g.process.exitcode != 0 for g in ended) or (ended and not stopping):
             self._raise_died(ended)
-        self._check_progress([i for g in running if g not in ended for i in g.cpus])
+        left = [g for g in running if g not in ended]
+        self._check_stopped(left)
+        self._check_progress([i for g in left for i in g.cpus])
+
+    def _check_stopped(self, groups: list[_Group]) -> None:
+        """Note what a signal has stopped; raises WorkerDiedError if nothing continues it."""
+        now = time.monotonic()
+        for group in groups:
+            pid = group.process.pid
+            while (change := _stopped_or_continued(pid)) is not None:
+                if change == os.CLD_CONTINUED:
+                    self._stopped.pop(pid, None)
+                else:
+                    self._stopped.setdefault(pid, now)
+                self.stops += 1
+            if now - self._stopped.get(pid, now) > self.hang_seconds:
+                who = " and ".join(self._name(i) for i in group.cpus)
+                raise WorkerDiedError(
+                    f"{who} hangs: a signal stopped it {now - self._stopped[pid]:.1f} s ago and "
+                    f"nothing has continued it{''.join(self._held(i) for i in group.cpus)}"
+                )
 
     def _counters(self) -> NDArray[np.int64]:
         """One number per CPU that moves while its worker does."""
@@ -341,6 +380,14 @@ def _word(param: int) -> int:
 
 def _errno_name(number: int) -> str:
     return f"{errno.errorcode.get(number, str(number))} ({os.strerror(number)})"
+
+
+def _stopped_or_continued(pid: int) -> int | None:
+    """Return the next of what has stopped (CLD_STOPPED) or continued a child; None if nothing."""
+    with contextlib.suppress(ChildProcessError):
+        found = os.waitid(os.P_PID, pid, os.WSTOPPED | os.WCONTINUED | os.WNOHANG)
+        return None if found is None else found.si_code
+    return None
 
 
 def _how(group: _Group) -> str:

@@ -7,6 +7,7 @@ import io
 import sys
 from typing import TextIO
 
+from msgspec.structs import replace
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -37,11 +38,11 @@ class ReportConsole(Console):
         raise BrokenPipeError
 
 
-def print_report(report: Report, file: TextIO | None = None) -> None:
-    """Print what `run` or `scale` found."""
+def print_report(report: Report, file: TextIO | None = None, *, notes: bool = True) -> None:
+    """Print what `run` or `scale` found; `notes` are the warnings."""
     output = sys.stdout if file is None else file
     console = ReportConsole(file=output, highlight=False)
-    for part in describe(report):
+    for part in describe(report if notes else replace(report, warnings=[])):
         if isinstance(part, Table):
             # as wide as it needs to be: a narrow terminal wraps, nothing is cut off
             endless = console.options.update(width=_ENDLESS)
@@ -156,6 +157,8 @@ def _counts(reasons: dict[str, int]) -> str:
 def _ratios(report: Report) -> Table:
     table = _table(f"ratio of {QUANTITIES[quantity(report)]}/s", "median", "95 % interval", "")
     for ratio in report.ratios:
+        if not ratio.is_to(report.base):
+            continue
         table.add_row(
             ratio_name(ratio),
             numbers.ratio(ratio.median),
@@ -185,8 +188,9 @@ def _verdict(report: Report) -> list[Text]:
         Text(f"violation: {v}", style="bold red") for r in report.results for v in r.violations
     ]
     lines += [Text(f"note: {warning}", style="yellow") for warning in report.warnings]
-    if report.partial:
-        lines.append(Text("partial: interrupted, only finished repeats count", style="yellow"))
+    if report.partial is not None:
+        reason = report.partial.reason
+        lines.append(Text(f"partial: {reason}; only finished repeats count", style="yellow"))
     lines += [Text(f"inconclusive: {reason}", style="yellow") for reason in report.inconclusive]
     if report.finding:
         lines.append(Text(report.finding, style="bold"))

@@ -92,7 +92,7 @@ def record(command: Sequence[str], out: BinaryIO) -> Recorded:
     recorder = _Recorder(out, reading)
     out.write(header().encode())
     try:
-        with _patient(recorder.result):
+        with _patient(recorder.result, process):
             recorder.run()
             recorder.result.status = process.wait()
     finally:
@@ -120,17 +120,23 @@ def _arguments(strace: str, writing: int, command: Sequence[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _patient(result: Recorded) -> Iterator[None]:
-    """Let the program, which gets Ctrl-C too, decide what it means; note that there was one."""
+def _patient(result: Recorded, strace: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Let the program decide what Ctrl-C and SIGTERM mean; note that there was one.
 
-    def note(_number: int, _frame: object) -> None:
+    It gets Ctrl-C from the terminal; strace passes SIGTERM on to it.
+    """
+
+    def note(number: int, _frame: object) -> None:
         result.interrupted = True
+        if number == signal.SIGTERM:
+            strace.terminate()
 
-    before = signal.signal(signal.SIGINT, note)
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -14,6 +15,10 @@ from spfemu.cli.app import COMMANDS, cli
 from spfemu.errors import ExitCode, ResourceError, WorkerDiedError
 from spfemu.measure import build, compare
 from spfemu.measure.plan import Plan
+
+INTERRUPTED = results.Partial(status=ExitCode.INTERRUPTED, reason="interrupted")
+DIED = results.Partial(status=ExitCode.WORKER_DIED, reason="worker 0 died")
+TRACES = Path(__file__).parent.parent / "trace" / "data"
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
@@ -205,8 +210,9 @@ def test_an_existing_report_is_replaced(spfemu, measured, tmp_path):
     [
         ({}, ExitCode.OK),
         ({"inconclusive": ["too noisy"]}, ExitCode.INCONCLUSIVE),
-        ({"partial": True}, ExitCode.INTERRUPTED),
-        ({"partial": True, "inconclusive": ["interrupted"]}, ExitCode.INTERRUPTED),
+        ({"partial": INTERRUPTED}, ExitCode.INTERRUPTED),
+        ({"partial": INTERRUPTED, "inconclusive": ["ended"]}, ExitCode.INTERRUPTED),
+        ({"partial": DIED, "inconclusive": ["ended"]}, ExitCode.WORKER_DIED),
     ],
 )
 def test_the_exit_code_says_how_it_ended(spfemu, measured, monkeypatch, tmp_path, scale_report,
@@ -219,7 +225,7 @@ def test_the_exit_code_says_how_it_ended(spfemu, measured, monkeypatch, tmp_path
 
 def test_a_violation_outweighs_everything(spfemu, measured, monkeypatch, scale_report):
     bad = replace(scale_report.results[0], violations=["frame 3 is lost"])
-    report = replace(scale_report, results=[bad], ratios=[], partial=True, inconclusive=["x"])
+    report = replace(scale_report, results=[bad], ratios=[], partial=DIED, inconclusive=["x"])
     monkeypatch.setattr(compare, "scale", lambda *_a, **_k: report)
     answer = spfemu("scale")
     assert answer.exit_code == ExitCode.VIOLATION
@@ -252,6 +258,7 @@ def test_writers_that_no_speculation_met_are_inconclusive(
             "spfemu: [Errno 24] Too many open files\n",
         ),
         (BrokenPipeError(), ExitCode.ENVIRONMENT, ""),
+        (MemoryError(), ExitCode.ENVIRONMENT, "spfemu: out of memory\n"),
     ],
 )
 def test_errors_are_one_line_with_their_exit_code(spfemu, measured, monkeypatch, error, code, line):
@@ -262,6 +269,70 @@ def test_errors_are_one_line_with_their_exit_code(spfemu, measured, monkeypatch,
     answer = spfemu("scale")
     assert answer.exit_code == code
     assert answer.stderr == line
+
+
+def test_a_mistake_of_spfemu_has_a_status_of_its_own(spfemu, measured, monkeypatch):
+    def fail(*_arguments, **_how):
+        raise ValueError("no\nsuch thing")
+
+    monkeypatch.setattr(compare, "scale", fail)
+    monkeypatch.delenv("SPFEMU_DEBUG", raising=False)
+    answer = spfemu("scale")
+    assert answer.exit_code == ExitCode.INTERNAL
+    assert re.fullmatch(
+        r"spfemu: internal error: ValueError: no such thing \(test_commands\.py:\d+\): this is a "
+        r"mistake in spfemu; please report it .* SPFEMU_DEBUG=1\n",
+        answer.stderr,
+    )
+    monkeypatch.setenv("SPFEMU_DEBUG", "1")
+    answer = spfemu("scale")
+    assert answer.exit_code == ExitCode.INTERNAL
+    assert answer.stderr.startswith("Traceback (most recent call last):\n")
+
+
+def test_quiet_leaves_results_and_what_is_wrong_with_them(
+    spfemu, measured, monkeypatch, scale_report
+):
+    report = replace(scale_report, warnings=["busy"], inconclusive=["too noisy"], partial=DIED)
+    monkeypatch.setattr(compare, "scale", lambda *_a, **_k: report)
+    for quiet, said in (((), True), (("-q",), False)):
+        found = spfemu("scale", *quiet).stdout
+        assert ("note: busy" in found, "wrote spfemu-page_fault1.json" in found) == (said, said)
+        for line in ("inconclusive: too noisy", "partial: worker 0 died", "spf / classic", "seed"):
+            assert line in found
+
+
+def test_quiet_means_the_same_for_recordings_everywhere(spfemu, tmp_path):
+    lines = (TRACES / "threads.trace").read_text() + "this is no line\n"
+    (tmp_path / "bad.trace").write_text(lines)
+    short = ("--seconds", "0.05", "--repeats", "1")
+    for arguments in (
+        ("run", "--trace", "bad.trace", *short),
+        ("scale", "--trace", "bad.trace", "--protocols", "spf", *short),
+        ("replay", "bad.trace"),
+    ):
+        for quiet in ((), ("-q",)):
+            answer = spfemu(*arguments, *quiet)
+            assert "bad.trace:706: this is no output of strace" in answer.stderr, arguments
+    answer = spfemu("replay", "bad.trace", "-q", "--json", "-")
+    assert json.loads(answer.stdout)["schema"] == "spfemu-replay-1"
+    assert answer.stderr.splitlines() == [
+        "bad.trace:706: this is no output of strace: 'this is no line'"
+    ]
+
+
+def test_scale_compares_with_the_base(spfemu, measured):
+    spfemu("scale", "pft", "--protocols", "classic,spf,bare")
+    spfemu("scale", "pft", "--protocols", "classic,spf,bare", "--base", "spf")
+    spfemu("scale", "pft", "--protocols", "classic,spf", "--base", "bare")
+    assert [(how["protocols"], how["base"]) for _, how in measured] == [
+        (("classic", "spf", "bare"), "classic"),
+        (("spf", "classic", "bare"), "spf"),
+        (("bare", "classic", "spf"), "bare"),
+    ]
+    answer = spfemu("scale", "--base", "sfp")
+    assert "did you mean 'spf'?" in answer.stderr
+    assert answer.exit_code == ExitCode.USAGE
 
 
 # The other commands

@@ -90,10 +90,12 @@ def test_a_real_scale_writes_its_files(tmp_path):
                      "spfemu-pft.png", "spfemu-pft.svg"]  # fmt: skip
 
 
-def test_ctrl_c_keeps_finished_repeats_and_says_so(tmp_path):
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_ctrl_c_and_sigterm_keep_finished_repeats_and_say_so(tmp_path, number):
     path = tmp_path / "partial.json"
+    code = INTERRUPT_AFTER_TWO.replace("SIGINT", number)
     process = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPT_AFTER_TWO, "run", "pft", "--seconds", "0.05",
+        [sys.executable, "-c", code, "run", "pft", "--seconds", "0.05",
          "--repeats", "1000", "--size", "64K", "--json", str(path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -104,7 +106,7 @@ def test_ctrl_c_keeps_finished_repeats_and_says_so(tmp_path):
     assert process.returncode == ExitCode.INTERRUPTED, errors
     assert "partial: interrupted" in output
     report = results.decode(path.read_bytes())
-    assert report.partial
+    assert report.partial == results.Partial(status=ExitCode.INTERRUPTED, reason="interrupted")
     assert 1 <= report.results[0].repeats < 1000
 
 
@@ -139,6 +141,36 @@ def test_ctrl_c_before_anything_is_finished():
     )
     assert answer.returncode == ExitCode.INTERRUPTED
     assert answer.stderr == "spfemu: interrupted, nothing was finished\n"
+
+
+@pytest.mark.parametrize("module", ["click", "spfemu.cli.app", "spfemu.cli.run"])
+def test_ctrl_c_while_modules_are_imported(module):
+    code = f"""
+import builtins, os, signal
+from spfemu.cli import main
+
+real = builtins.__import__
+
+def importing(name, *arguments):
+    if name == "{module}":
+        os.kill(os.getpid(), signal.SIGINT)
+    return real(name, *arguments)
+
+builtins.__import__ = importing
+import importlib
+importlib.import_module = lambda name: importing(name, None, None, ["command"])
+main()
+"""
+    answer = subprocess.run(
+        [sys.executable, "-c", code, "run", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+        env=ENVIRONMENT,
+    )
+    assert answer.stderr == "spfemu: interrupted, nothing was finished\n"
+    assert answer.returncode == ExitCode.INTERRUPTED
 
 
 def test_a_closed_pipe_is_no_traceback():

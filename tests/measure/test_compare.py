@@ -8,7 +8,7 @@ import pytest
 from test_run import sample
 
 from spfemu import results
-from spfemu.errors import InconclusiveError
+from spfemu.errors import ExitCode, InconclusiveError, WorkerDiedError
 from spfemu.measure import compare
 from spfemu.measure.compare import Pair, finding, inconclusive, make_ratio, take_rounds
 from spfemu.measure.run import Prepared
@@ -17,18 +17,25 @@ from spfemu.measure.run import Prepared
 class Machine:
     """Takes the place of running: a rate per cell, and the order in which cells were asked for."""
 
-    def __init__(self, *rates, stop_after=None, waited=0.0):
+    def __init__(self, *rates, stop_after=None, error=KeyboardInterrupt, waited=0.0, stopped=False):
         self.rates = rates
         self.asked = []
         self.stop_after = stop_after
+        self.error = error
         self.waited = waited
+        self.stopped = stopped
 
-    def sample(self, prepared, _segments):
+    def sample(self, prepared, _segments, _progress):
         if self.stop_after is not None and len(self.asked) == self.stop_after:
-            raise KeyboardInterrupt
+            raise self.error
         cell = prepared.seconds
         self.asked.append(cell)
-        return sample(faults=self.rates[cell], seconds=1.0, waited_percent=self.waited)
+        return sample(
+            faults=self.rates[cell],
+            seconds=1.0,
+            waited_percent=self.waited,
+            stopped=self.stopped,
+        )
 
 
 @pytest.fixture
@@ -108,6 +115,14 @@ def test_starved_workers_are_not_compared(cells, fake_prober):
     )
 
 
+def test_samples_of_stopped_workers_are_not_compared(cells, fake_prober):
+    machine = Machine(100, 200, stopped=True)
+    found = take_rounds(cells(2), [Pair(1, 0)], 2, fake_prober(30.0), sample=machine.sample)
+    assert make_ratio(found, Pair(1, 0), 2).inconclusive == (
+        "only 0 of 3 rounds can be used: in 3 a signal stopped a worker"
+    )
+
+
 def test_single_cpu_has_no_line_and_is_compared(cells, fake_prober):
     found = take_rounds(
         cells(2), [Pair(1, 0)], 2, fake_prober(None), sample=Machine(100, 300).sample
@@ -119,16 +134,46 @@ def test_single_cpu_has_no_line_and_is_compared(cells, fake_prober):
 def test_ctrl_c_keeps_finished_rounds(cells, fake_prober):
     machine = Machine(100, 200, stop_after=15)
     found = take_rounds(cells(2), [Pair(1, 0)], 9, fake_prober(30.0), sample=machine.sample)
-    assert found.partial
+    assert found.partial == results.Partial(status=ExitCode.INTERRUPTED, reason="interrupted")
     assert [len(column) for column in found.taken] == [7, 7]
     assert make_ratio(found, Pair(1, 0), 9).inconclusive is None
     assert found.series(0).partial
 
 
+def test_death_of_a_worker_keeps_finished_rounds(cells, fake_prober):
+    machine = Machine(100, 200, stop_after=15, error=WorkerDiedError("worker 0 died"))
+    found = take_rounds(cells(2), [Pair(1, 0)], 9, fake_prober(30.0), sample=machine.sample)
+    assert found.partial == results.Partial(status=ExitCode.WORKER_DIED, reason="worker 0 died")
+    assert [len(column) for column in found.taken] == [7, 7]
+
+
+def test_death_of_a_worker_in_the_first_round_is_raised(cells, fake_prober):
+    machine = Machine(1, 1, stop_after=1, error=WorkerDiedError("worker 0 died"))
+    with pytest.raises(WorkerDiedError):
+        take_rounds(cells(2), [], 5, fake_prober(30.0), sample=machine.sample)
+
+
+@pytest.mark.parametrize("with_host", [False, True])
+def test_every_protocol_is_beside_the_first_and_the_other_pairs_are_kept(with_host):
+    shown, others = compare._scale_pairs(10, 1, with_host=with_host)
+    assert {frozenset((p.numerator, p.denominator)) for p in shown} == {
+        frozenset((0, kind)) for kind in range(1, 10)
+    }
+    assert len(others) == 9 * 8 / 2
+    # the host, which comes last, is always below
+    assert all(
+        (p.denominator == 9) is with_host
+        for p in [*shown, *others]
+        if 9 in (p.numerator, p.denominator)
+    )
+    scaling = compare._scale_pairs(10, 2, with_host=with_host)[0][:10]
+    assert scaling == [Pair(2 * kind + 1, 2 * kind) for kind in range(10)]
+
+
 def test_ctrl_c_with_too_few_rounds_is_inconclusive(cells, fake_prober):
     machine = Machine(100, 200, stop_after=3)
     found = take_rounds(cells(2), [Pair(1, 0)], 5, fake_prober(30.0), sample=machine.sample)
-    assert make_ratio(found, Pair(1, 0), 5).inconclusive == "interrupted after 1 round"
+    assert make_ratio(found, Pair(1, 0), 5).inconclusive == "ended after 1 round"
 
 
 def test_ctrl_c_before_the_first_round_is_raised(cells, fake_prober):

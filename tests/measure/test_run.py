@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from spfemu import results, segment
-from spfemu.errors import ResourceError, UsageError
+from spfemu.errors import ExitCode, ResourceError, UsageError, WorkerDiedError
 from spfemu.events import ABORT_REASONS, Event
 from spfemu.layout import HIST_BUCKETS
 from spfemu.measure import environment, races, run
@@ -159,6 +159,75 @@ def test_sample_around_which_the_probe_moved_is_repeated(quick, monkeypatch, fak
     found = run.run_series(quick(target="host", repeats=2))
     assert len(taken) == 3  # one more than asked for, then it is taken as it is
     assert len(found.samples) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (WorkerDiedError("worker 1 died"), ExitCode.WORKER_DIED, "worker 1 died"),
+        (KeyboardInterrupt(), ExitCode.INTERRUPTED, "interrupted"),
+    ],
+)
+def test_what_ends_a_series_early_leaves_what_was_finished(
+    quick, monkeypatch, fake_prober, error, status, reason
+):
+    class Entered(fake_prober):
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_error):
+            pass
+
+    taken = []
+
+    def take(*_arguments, **_how):
+        if len(taken) == 2:
+            raise error
+        taken.append(sample())
+        return taken[-1]
+
+    monkeypatch.setattr(run, "take_sample", take)
+    monkeypatch.setattr(run, "Prober", lambda: Entered(30.0))
+    found = run.run_series(quick(target="host", repeats=5))
+    assert len(found.samples) == 2
+    assert found.partial == results.Partial(status=status, reason=reason)
+    with pytest.raises(type(error)):  # nothing is finished
+        run.run_series(quick(target="host", repeats=5))
+
+
+def test_sample_in_which_a_worker_was_stopped_is_repeated_or_told(quick, monkeypatch, fake_prober):
+    class Entered(fake_prober):
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_error):
+            pass
+
+    plan = quick(target="host", repeats=2)
+    stops = [True, False, False]
+    monkeypatch.setattr(run, "take_sample", lambda *_a, **_k: sample(stopped=stops.pop(0)))
+    monkeypatch.setattr(run, "Prober", lambda: Entered(30.0))
+    found = run.run_series(plan)
+    assert [(s.repeated, s.stopped) for s in found.samples] == [(1, False), (0, False)]
+    assert races.stopped(make_result(found)) is None
+    stops = [True, True, True]
+    told = races.stopped(make_result(run.run_series(plan)))
+    assert told == "a signal stopped a worker in 2 of 2 samples, whose rates are too low"
+
+
+def test_counters_are_read_again_if_the_reading_took_long(quick, monkeypatch):
+    clock = iter([0.0, 1.0, 2.0, 2.0001])
+    monkeypatch.setattr(run.time, "monotonic", lambda: next(clock))
+    plan = quick("page_fault1", size=1 << 16)
+    segment = Segment.create(plan.geometry)
+    segment.cpus["operations"][0] = 5
+
+    class Nobody:
+        def waited(self):
+            return None
+
+    assert run._read(plan, segment, Nobody()).at == 2.0001
+    segment.close()
 
 
 def test_violations_are_reported(quick, monkeypatch):

@@ -110,6 +110,31 @@ def test_killed_worker_is_named_with_its_locks(quick, workers, override):
             started.watch(60)
 
 
+def test_stopped_worker_is_noted_and_named(quick, workers):
+    plan = quick("page_fault1", workers=2, size=8192)
+    with workers(plan, hang_seconds=0.5) as started:
+        started.open_gate()
+        pid = started.threads[1][0]
+        for number, stops in ((signal.SIGSTOP, 1), (signal.SIGCONT, 2), (signal.SIGSTOP, 3)):
+            os.kill(pid, number)
+            while started.stops < stops:
+                started.watch(0.01)
+        expected = (
+            rf"worker 1 \(pid {pid}\) hangs: a signal stopped it .* and nothing has continued"
+        )
+        with pytest.raises(WorkerDiedError, match=expected):
+            started.watch(60)
+
+
+def test_a_long_start_is_told(quick, workers):
+    told = []
+    plan = quick(workers=32)
+    with workers(plan, progress=lambda message, _fraction: told.append(message)):
+        pass
+    assert "forking worker 16 of 32" in told
+    assert "forking worker 32 of 32" in told
+
+
 def test_hung_worker_is_ended(quick, workers, override):
     plan = quick(target="host", mode="processes", overrides=override(SPIN))
     with workers(plan, hang_seconds=0.5) as started:
@@ -236,7 +261,7 @@ def test_ctrl_c_keeps_the_finished_repeats():
         plan = Plan("mmap1", target="host", mode="processes", workers=2, seconds=0.02,
                     warmup=0, repeats=1000)
         series = run_series(plan, lambda message, fraction: print(message))
-        print("partial", series.partial, make_result(series).repeats)
+        print(series.partial.reason, make_result(series).repeats)
         """
     )
     for line in parent.stdout:
@@ -246,8 +271,8 @@ def test_ctrl_c_keeps_the_finished_repeats():
     os.killpg(parent.pid, signal.SIGINT)
     out, errors = parent.communicate(timeout=60)
     assert errors == ""
-    word, partial, repeats = out.splitlines()[-1].split()
-    assert (word, partial) == ("partial", "True")
+    reason, repeats = out.splitlines()[-1].split()
+    assert reason == "interrupted"
     assert 2 <= int(repeats) < 1000
     assert parent.returncode == 0
 

@@ -6,7 +6,7 @@ import io
 import pytest
 from msgspec.structs import replace
 
-from spfemu import events
+from spfemu import events, results
 from spfemu.report import text
 from spfemu.report.counters import COUNTERS
 
@@ -111,13 +111,13 @@ def test_absent_counters_are_absent_not_zero(build_point, build_report):
 def test_what_must_not_be_believed_is_said(build_point, build_report):
     report = build_report(
         [build_point("spf", 1, 1e6, violations=["frame 3 is lost"])],
-        partial=True,
+        partial=results.Partial(status=130, reason="interrupted"),
         inconclusive=["too noisy"],
         warnings=["busy"],
     )
     found = lines(report)
     assert "violation: frame 3 is lost" in found
-    assert "partial: interrupted, only finished repeats count" in found
+    assert "partial: interrupted; only finished repeats count" in found
     assert "inconclusive: too noisy" in found
     assert "note: busy" in found
 
@@ -138,3 +138,14 @@ def test_an_inconclusive_ratio_is_marked(scale_report):
 def test_every_counter_has_its_line():
     assert sorted(COUNTERS) == sorted(event.name for event in events.Event)
     assert all(line and "\n" not in line for line in COUNTERS.values())
+
+
+def test_ratios_are_those_to_the_base(scale_report):
+    beside = scale_report.ratios[-1]
+    other = replace(beside, denominator=replace(beside.denominator, protocol="bare"))
+    report = replace(scale_report, ratios=[*scale_report.ratios, other])
+    assert "spf / bare, 2 workers" not in text.to_text(report)
+    assert "spf / classic, 2 workers" in text.to_text(report)
+    report = replace(report, base="bare")
+    assert "spf / bare, 2 workers" in text.to_text(report)
+    assert "spf / classic, 2 workers" not in text.to_text(report)
