@@ -70,5 +70,9 @@ class WorkerDiedError(SpfemuError):
         """Exit status of a worker whose kernel assertion failed."""
 
 
+class WorkerKilledError(WorkerDiedError):
+    """A signal from elsewhere ended a worker process, or stopped it for good."""
+
+
 class WorkerHangsError(WorkerDiedError):
     """A worker process makes no progress."""

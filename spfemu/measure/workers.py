@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from spfemu import shims
 from spfemu.engines.plain import KernelPanic
-from spfemu.errors import ResourceError, WorkerDiedError, WorkerHangsError
+from spfemu.errors import ResourceError, WorkerDiedError, WorkerHangsError, WorkerKilledError
 from spfemu.events import Event
 from spfemu.layout import CPU, RWSEM, SYSTEM, WORD
 from spfemu.measure import processes
@@ -55,6 +55,8 @@ _PR_SET_THP_DISABLE = 41
 _MADV_POPULATE_WRITE = 23
 _EVERYBODY = (1 << 31) - 1
 _EXIT_FAILED = 1
+_FROM_ELSEWHERE = {signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT}
+"""Signals that no mistake of a worker sends to it."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
@@ -87,6 +89,7 @@ class Workers:
         self.segment = segment
         self.hang_seconds = hang_seconds
         self.progress = progress
+        self._told = ""
         self.stops = 0
         """How often a signal has stopped a process."""
         self._stopped: dict[int, float] = {}
@@ -184,8 +187,10 @@ class Workers:
 
     def _tell(self, what: str, count: int) -> None:
         """Show how far a start is that takes long."""
-        if count % PROGRESS_STEP == 0:
-            self.progress(f"{what} worker {count} of {self.plan.nr_cpus}", None)
+        text = f"{what} worker {count} of {self.plan.nr_cpus}"
+        if count % PROGRESS_STEP == 0 and text != self._told:
+            self.progress(text, None)
+            self._told = text
 
     def _processes(self) -> list[list[int]]:
         """Return which CPUs go into one process each."""
@@ -262,10 +267,13 @@ class Workers:
             self._raise_died(ended)
         left = [g for g in running if g not in ended]
         self._check_stopped(left)
-        self._check_progress([i for g in left for i in g.cpus])
+        if self._stopped:  # others may wait for it
+            self._moved = [time.monotonic()] * self.plan.nr_cpus
+        else:
+            self._check_progress([i for g in left for i in g.cpus])
 
     def _check_stopped(self, groups: list[_Group]) -> None:
-        """Note what a signal has stopped; raises WorkerDiedError if nothing continues it."""
+        """Note what a signal has stopped; raises WorkerKilledError if nothing continues it."""
         now = time.monotonic()
         for group in groups:
             pid = group.process.pid
@@ -277,7 +285,7 @@ class Workers:
                 self.stops += 1
             if now - self._stopped.get(pid, now) > self.hang_seconds:
                 who = " and ".join(self._name(i) for i in group.cpus)
-                raise WorkerDiedError(
+                raise WorkerKilledError(
                     f"{who} hangs: a signal stopped it {now - self._stopped[pid]:.1f} s ago and "
                     f"nothing has continued it{''.join(self._held(i) for i in group.cpus)}"
                 )
@@ -316,6 +324,8 @@ class Workers:
             who = " and ".join(self._name(i) for i in group.cpus)
             held = "".join(self._held(i) for i in group.cpus)
             texts.append(f"{who} {_how(group)}{held}")
+        if all(-g.process.exitcode in _FROM_ELSEWHERE for g in died):
+            raise WorkerKilledError("; ".join(texts))
         bugs = [code for g in died if (code := g.process.exitcode) in set(Bug)]
         raise WorkerDiedError("; ".join(texts), bugs[0] if bugs else None)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from spfemu.checks import check_segment
-from spfemu.errors import UsageError, WorkerDiedError
+from spfemu.errors import UsageError, WorkerDiedError, WorkerKilledError
 from spfemu.events import Event
 from spfemu.measure.plan import Plan, quiet
 from spfemu.measure.probe import cycles_per_second
@@ -108,7 +108,8 @@ class HuntResult:
 def hunt(plan: HuntPlan, show: Show = quiet) -> HuntResult:
     """Hunt until the time is over, a promise is broken, or Ctrl-C.
 
-    Raises UsageError, KernelSourceError for an override that cannot be used, ResourceError.
+    Raises UsageError, KernelSourceError for an override that cannot be used, ResourceError,
+    WorkerKilledError if a signal from elsewhere ends a worker.
     """
     result = HuntResult(plan.protocol, plan.seed)
     prepared = prepare(plan.plan(plan.seed), show)
@@ -150,6 +151,8 @@ def run_round(
             workers.open_gate()
             workers.watch(min(left, ROUND_SECONDS))
             workers.stop()
+    except WorkerKilledError:  # it broke no promise
+        raise
     except WorkerDiedError as error:
         violation = of_death(segment, prepared, error)
     else:

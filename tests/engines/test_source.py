@@ -117,7 +117,7 @@ def test_a_file_that_does_not_exist_is_refused(tmp_path):
 def test_a_file_that_is_no_text_is_refused(tmp_path):
     path = tmp_path / "mine.py"
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(KernelSourceError, match=r"mine\.py: cannot read the override"):
+    with pytest.raises(KernelSourceError, match=r"mine\.py: this override is no Python source"):
         load_override(str(path))
 
 

@@ -13,7 +13,7 @@ from enum import IntEnum
 import psutil
 import pytest
 
-from spfemu.errors import WorkerDiedError
+from spfemu.errors import WorkerDiedError, WorkerKilledError
 from spfemu.measure import run
 from spfemu.measure.plan import Plan
 from spfemu.measure.probe import cycles_per_second
@@ -106,7 +106,7 @@ def test_killed_worker_is_named_with_its_locks(quick, workers, override):
             rf"worker 1 \(pid {pid}\) was killed by SIGKILL; "
             r"it held mmap_lock of mm 0 for writing, zone_lock"
         )
-        with pytest.raises(WorkerDiedError, match=expected):
+        with pytest.raises(WorkerKilledError, match=expected):
             started.watch(60)
 
 

@@ -3,13 +3,16 @@
 
 import dataclasses
 import json
+import os
+import signal
 
 import pytest
 from click.testing import CliRunner
 
 from spfemu.cli.app import cli
-from spfemu.errors import UsageError
+from spfemu.errors import UsageError, WorkerKilledError
 from spfemu.measure import build
+from spfemu.measure.workers import Workers
 from spfemu.stress import hunt as hunts
 from spfemu.stress import report
 from spfemu.stress.hunt import HuntPlan, hunt
@@ -111,3 +114,14 @@ def test_a_hunt_without_torn_copies_is_too_weak():
 def test_bare_is_refused():
     with pytest.raises(UsageError, match="keeps no promise"):
         HuntPlan("bare")
+
+
+def test_a_worker_that_somebody_kills_has_broken_no_promise(monkeypatch):
+    def kill_one(workers, _seconds):
+        os.kill(workers.threads[0][0], signal.SIGKILL)
+        watch(workers, 60)
+
+    watch = Workers.watch
+    monkeypatch.setattr(Workers, "watch", kill_one)
+    with pytest.raises(WorkerKilledError, match=r"worker 0 \(pid \d+\) was killed by SIGKILL"):
+        hunt(HuntPlan("classic", seconds=60.0, hang_seconds=60.0))
