@@ -57,6 +57,7 @@ HISTORY_ENTRIES = 4096
 HISTORY_WORDS = 3
 """Words of each."""
 SITES_MAX = 1 << 14
+FOCUS_MAX = 512
 """Sites of instrumented code that may be chosen for delays."""
 ZONE_WORDS = (NR_NODES_MAX - 1) * CACHE_LINE // WORD
 """Words of the zones of all nodes but the first."""
@@ -574,6 +575,8 @@ class STRESS(Struct, pad_to_line=True):
     delay_epoch = word("time for which a CPU delays at one site [cycles]; 0: no delays", line=True)
     delay_spin = word("longest delay in which a CPU spins [cycles]")
     delay_sleep = word("longest one in which it sleeps [ns]")
+    nr_focus = word("sites in `focus`")
+    focus = word("sites that are chosen half of the time", count=FOCUS_MAX)
     nr_sites = word("sites in `sites`", lock="atomic", line=True)
     sites = word("sites that some CPU has passed", lock="nr_sites", line=True, count=SITES_MAX)
     passed = word("by site: 1 if it is among them", lock="atomic", count=SITES_MAX)
@@ -590,6 +593,9 @@ class STRESS_CPU(Struct, pad_to_line=True):
     epoch_end = word("cycle count from which on another site is chosen", lock="owner")
     hot_site = word("site at which it delays, plus 1; 0: none", lock="owner")
     hot_left = word("delays left there", lock="owner")
+    commit_denied = word(
+        "1: the gate must not let the fault commit; 2: it is about to lock", lock="owner"
+    )
     relaxes = word("rounds of waiting loops", lock="owner")
     copies = word("copies of VMAs made by speculative faults", lock="owner")
     torn = word("of them, torn ones", lock="owner")

@@ -114,6 +114,7 @@ def send_ipi(target: int) -> int:
     return atomic_fetch_add(target + CPU.ipi_request, 1) + 1
 
 
+@notrace
 @kernel
 def cpu_is_running(target: int) -> int:
     """Tell whether `target` may use its TLB or walk page tables now.

@@ -21,7 +21,7 @@ from spfemu.measure.probe import cycles_per_second
 from spfemu.measure.run import Prepared, Segments, prepare
 from spfemu.measure.workers import Workers
 from spfemu.segment import Segment
-from spfemu.stress.delays import set_delays
+from spfemu.stress.delays import focus_sites, set_delays
 from spfemu.stress.promises import Promise
 from spfemu.stress.verdict import Violation, of_checks, of_death
 from spfemu.workloads.parameters import STRESS
@@ -145,7 +145,8 @@ def run_round(
     violation = None
     cycles = cycles_per_second()
     if plan.delays:
-        set_delays(segment, seed, cycles)
+        focus = focus_sites(prepared.program, prepared.engine.sites)
+        set_delays(segment, seed, cycles, focus=focus)
     try:
         with Workers(prepared.plan, prepared.engine, segment, cycles, plan.hang_seconds) as workers:
             workers.open_gate()

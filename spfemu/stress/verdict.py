@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from spfemu.engines.symbols import symbol
 from spfemu.errors import WorkerDiedError, WorkerHangsError
 from spfemu.measure.plan import Plan
 from spfemu.measure.run import Prepared
@@ -36,6 +37,7 @@ OF_BUG = {
 
 HISTORY_STEPS = 60
 """Steps that are shown of what came before a violation."""
+STEPS_PER_CPU = 40
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,29 @@ def of_death(segment: Segment, prepared: Prepared, error: WorkerDiedError) -> Vi
 
 
 def recent_history(segment: Segment, prepared: Prepared) -> str:
-    """Return the last steps of all CPUs as a table."""
-    steps = read_history(segment, prepared.engine.sites)[-HISTORY_STEPS:]
-    cpus = sorted({step.cpu for step in steps})
-    renumbered = [replace(step, cpu=cpus.index(step.cpu)) for step in steps]
-    names = [f"CPU {i}, {prepared.plan.role(i).name.lower()}" for i in cpus]
+    """Return the last steps of the CPUs involved as a table.
+
+    Those are the threads of the process; kernel threads only if one has seen the violation.
+    """
+    plan = prepared.plan
+    seen_by = _seen_by(segment)
+    involved = [i for i in range(plan.nr_cpus) if i < plan.nr_tasks or i == seen_by]
+    steps = read_history(segment, prepared.engine.sites)
+    last = [step for i in involved for step in [s for s in steps if s.cpu == i][-STEPS_PER_CPU:]]
+    last = sorted(last, key=lambda step: step.time)[-HISTORY_STEPS:]
+    cpus = sorted({step.cpu for step in last})
+    renumbered = [replace(step, cpu=cpus.index(step.cpu)) for step in last]
+    names = [f"CPU {i}, {plan.role(i).name.lower()}" for i in cpus]
     return HistoryTexts(prepared.program, segment).table(renumbered, names)
+
+
+def _seen_by(segment: Segment) -> int | None:
+    """Index of the CPU that an oracle stopped, or that gave up."""
+    stress = segment.stress[0]
+    if int(stress["violation"]):
+        return (int(stress["cpu"]) - segment.cpu(0)) // segment.cpus.dtype.itemsize
+    failed = np.flatnonzero(segment.cpus["failed"])
+    return int(failed[0]) if len(failed) else None
 
 
 def _of_death(segment: Segment, plan: Plan, error: WorkerDiedError) -> Violation:
@@ -96,9 +115,14 @@ def _recorded(segment: Segment) -> Violation | None:
     if not int(stress["violation"]):
         return None
     promise = next(p for p in Promise if p == int(stress["kind"]))
-    cpu = (int(stress["cpu"]) - segment.cpu(0)) // segment.cpus.dtype.itemsize
-    what = f"CPU {cpu} broke it: {int(stress['a']):#x}, {int(stress['b']):#x}."
+    a, b = (_name(segment, int(stress[detail])) for detail in ("a", "b"))
+    what = f"CPU {_seen_by(segment)} broke it, details {a} and {b}."
     return Violation(promise, f"oracle of {promise.name}", what)
+
+
+def _name(segment: Segment, word: int) -> str:
+    """Name what a word points at in the segment, else give the number."""
+    return symbol(segment, word) or f"{word:#x}"
 
 
 def _of_failure(segment: Segment, plan: Plan, index: int) -> Violation:

@@ -9,8 +9,8 @@ from spfemu.layout import PAGE_SIZE
 from spfemu.measure.build import compose
 from spfemu.mm.flags import Map, Prot
 from spfemu.segment import Geometry, Segment
-from spfemu.stress.delays import set_delays
-from spfemu.stress.oracles import delays
+from spfemu.stress.delays import focus_sites, set_delays
+from spfemu.stress.oracles import delays, torn_read
 
 LENGTH = 4 * PAGE_SIZE
 ROUNDS = 200
@@ -78,3 +78,21 @@ def test_they_end_when_the_run_stops(engine, segment):
     set_delays(segment, seed=9, cycles_per_second=1e9, epoch=1e-9, spin=2.0, sleep=1e-6)
     use_memory(engine, segment)  # would take minutes
     assert segment.stress_cpus["nr_delays"][0] > 0
+
+
+def test_the_focus_is_what_an_override_replaces_and_who_calls_it(tmp_path, own_cache):
+    path = tmp_path / "gate.py"
+    path.write_text(
+        "from spfemu.kernel import kernel\n"
+        "from spfemu.primitives import cmpxchg_acquire\n"
+        "@kernel\ndef spin_trylock(cpu: int, lock: int) -> int:\n"
+        "    return cmpxchg_acquire(lock, 0, 1) == 0\n"
+    )
+    program = compose("mixed", "spf", overrides=[str(path)], oracles=[delays, torn_read])
+    engine = NativeEngine(program)
+
+    focus = focus_sites(program, engine.sites)
+
+    functions = {program.functions[engine.sites[i].function].tree.name for i in focus}
+    assert {"spin_trylock", "pte_map_lock_speculative", "copy_pvma"} <= functions
+    assert "zap_ptes" not in functions

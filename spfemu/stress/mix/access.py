@@ -6,7 +6,6 @@ from spfemu.layout import CPU, WORD
 from spfemu.mm.mmu import user_read, user_write
 from spfemu.primitives import load, read_once, smp_load_acquire, smp_rmb, store
 from spfemu.stress.mix.model import (
-    NR_AREAS,
     UNITS,
     Area,
     AreaWord,
@@ -18,6 +17,7 @@ from spfemu.stress.mix.model import (
     model_area,
     model_own,
     model_unit,
+    random_area,
     set_unit_value,
     stress_wrong,
     unit_address,
@@ -70,7 +70,7 @@ def owned_access(cpu: int, area: int) -> int:
 @kernel
 def racing_access(cpu: int) -> int:
     """Write or read this CPU's own word of any unit."""
-    area = random_below(cpu, NR_AREAS)
+    area = random_area(cpu)
     unit = random_below(cpu, UNITS)
     version = smp_load_acquire(model_area(cpu, area) + AreaWord.VERSION)
     if random_below(cpu, 2):

@@ -24,6 +24,8 @@ from spfemu.layout import CPU, PAGE_SHIFT, SYSTEM, WORD
 from spfemu.mm.flags import Errno, Prot
 from spfemu.mm.spinlock import spin_trylock, spin_unlock
 from spfemu.primitives import load, read_once, smp_mb, smp_store_release, store, write_once
+from spfemu.workloads.common import random_below
+from spfemu.workloads.parameters import Param, State
 
 UNITS = 8
 HUGE_UNIT_PAGES = 64
@@ -121,6 +123,14 @@ class Wrong(IntEnum):
 def model_words(nr_cpus: int) -> int:
     """Words that the model takes in a segment of so many CPUs."""
     return (AREAS_SIZE + UNITS_SIZE + nr_cpus * OWN_SIZE) // WORD
+
+
+@kernel
+def random_area(cpu: int) -> int:
+    """Draw an area; half of the time the one that is hot in this round, for CPUs to meet there."""
+    if random_below(cpu, 2):
+        return load(load(cpu + Param.LEADER) + State.AREA)
+    return random_below(cpu, NR_AREAS)
 
 
 @kernel

@@ -25,10 +25,11 @@ from spfemu.stress.mix.model import (
     model_area,
     model_unit,
     model_words,
+    random_area,
 )
 from spfemu.stress.mix.wild import wild_call
 from spfemu.workloads.common import random_below
-from spfemu.workloads.parameters import Needs, Param, Parameters, table_frames
+from spfemu.workloads.parameters import Needs, Param, Parameters, State, table_frames
 
 DEFAULTS = Parameters()
 FORKS = True
@@ -65,9 +66,10 @@ def iterations(_parameters: Parameters) -> int:
 
 @kernel
 def workload_setup(cpu: int) -> int:
-    """Begin with nothing mapped, and files of full length."""
+    """Begin with nothing mapped, files of full length, and one area in which CPUs meet."""
     if load(cpu + Param.LEADER) != cpu:
         return 0
+    store(cpu + State.AREA, random_below(cpu, NR_AREAS))
     for area in range(NR_AREAS):
         for unit in range(UNITS):
             store(model_unit(cpu, area, unit) + UnitWord.RIGHTS, NOT_MAPPED)
@@ -107,7 +109,7 @@ def writer_op(cpu: int) -> int:
 @kernel
 def owned_op(cpu: int, call: int) -> int:
     """Take a random area if it is free; change it if asked to, and access it a few times."""
-    area = random_below(cpu, NR_AREAS)
+    area = random_area(cpu)
     if area == Area.WILD or area_trylock(cpu, area) == 0:
         return 0
     result = owned_call(cpu, area) if call else 0

@@ -3,8 +3,9 @@
 
 It checks nothing: it makes windows wide that are otherwise hit once in an hour.  A delay everywhere
 would only make everything slow.  So every CPU delays at one *hot* site at a time, drawn from those
-that some CPU has passed: for some milliseconds (an epoch), at most HOT_DELAYS times, for up to a
-length that is drawn with it; besides, rarely, for a moment anywhere.  Most delays spin, some sleep:
+that some CPU has passed, and half of the time from a focus: for some milliseconds (an epoch), at
+most HOT_DELAYS times, for up to a length that is drawn with it; besides, rarely, for a moment
+anywhere.  Most delays spin, some sleep:
 then other CPUs run even if there are fewer cores.  IPIs are not served meanwhile, and locks are
 kept: kernel code may do there what it may do without the delay.
 
@@ -77,11 +78,20 @@ def look_at_time(own: int) -> None:
     if now < load(own + STRESS_CPU.epoch_end):
         return
     store(own + STRESS_CPU.epoch_end, now + (epoch >> 1) + delay_below(own, epoch))
-    index = delay_below(own, read_once(stress + STRESS.nr_sites))
-    store(own + STRESS_CPU.hot_site, read_once(stress + STRESS.sites + index * WORD) + 1)
+    store(own + STRESS_CPU.hot_site, choose_site(own, stress) + 1)
     store(own + STRESS_CPU.hot_left, HOT_DELAYS)
     # from the longest down to a hundredth of it: some windows are hit by short delays only
     store(own + STRESS_CPU.hot_spin, load(stress + STRESS.delay_spin) >> delay_below(own, 8))
+
+
+@kernel
+def choose_site(own: int, stress: int) -> int:
+    """Draw a site: half of the time one in the focus, else any that some CPU has passed."""
+    focus = load(stress + STRESS.nr_focus)
+    if focus != 0 and delay_random(own) & 1:
+        return load(stress + STRESS.focus + delay_below(own, focus) * WORD)
+    index = delay_below(own, read_once(stress + STRESS.nr_sites))
+    return read_once(stress + STRESS.sites + index * WORD)
 
 
 @slowpath
