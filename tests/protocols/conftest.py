@@ -3,10 +3,10 @@
 
 import functools
 
-import process
 import pytest
 
 from spfemu.engines.stepped import StepEngine
+from spfemu.stress.schedules import process
 
 
 @pytest.fixture(scope="session", autouse=True)

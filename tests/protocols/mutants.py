@@ -5,13 +5,12 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from process import Process, Threads, program
-
 from spfemu.checks import check_segment
 from spfemu.engines.plain import KernelPanic
 from spfemu.engines.source import KernelFunction
 from spfemu.engines.stepped import StepEngine
 from spfemu.segment import Geometry, Segment
+from spfemu.stress.schedules.process import Process, Threads, program
 
 AREA = 1 << 40
 ORDERS = 4000

@@ -7,22 +7,20 @@ A is a thread that writes a page of which nothing is there yet; B collapses the 
 
 import sys
 
-import process
 import pytest
-from process import Process, Threads
 
 from spfemu.checks import check_segment
 from spfemu.engines.script import after, before, waits
 from spfemu.engines.source import functions_of
 from spfemu.engines.stepped import StepEngine
 from spfemu.kernel import kernel
-from spfemu.layout import CPU
 from spfemu.mm.flags import Pte
-from spfemu.mm.khugepaged import Scan, hpage_collapse
+from spfemu.mm.khugepaged import Scan
 from spfemu.mm.sched import cpu_idle_enter, cpu_idle_exit
 from spfemu.mm.syscalls import sys_mincore
-from spfemu.primitives import load
 from spfemu.segment import Geometry, Segment
+from spfemu.stress.schedules import process
+from spfemu.stress.schedules.process import Process, Threads
 
 AREA = 1 << 40
 PAGES = 512
@@ -32,14 +30,6 @@ ENTERED = after("mmap_seq_write_enter")
 CLEARED = after("xchg", inside="pmdp_collapse_flush")
 LOOKING = after("spin_lock", inside="hpage_collapse")
 GATE = "pte_map_lock_speculative"
-
-
-@kernel
-def thread_collapse(cpu: int, start: int) -> int:
-    cpu_idle_exit(cpu)
-    result = hpage_collapse(cpu, load(cpu + CPU.mm), start, 1)
-    cpu_idle_enter(cpu)
-    return result
 
 
 @kernel

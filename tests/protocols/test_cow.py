@@ -7,7 +7,6 @@ fault that copies a page drops the page-table lock for it and passes the gate a 
 
 import pytest
 from mutants import engine_with
-from process import RW, Process, Threads
 
 from spfemu.checks import check_segment
 from spfemu.engines.plain import KernelPanic
@@ -15,6 +14,8 @@ from spfemu.engines.script import after, before
 from spfemu.mm.bug import Bug
 from spfemu.mm.flags import Errno
 from spfemu.segment import Geometry, Segment
+from spfemu.stress.schedules.calls import RW
+from spfemu.stress.schedules.process import Process, Threads
 
 AREA = 1 << 40
 PAGE = AREA + 4096

@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 import pytest
-from process import FIXED, RW, Process, Threads, program
 from test_random_schedules import CALLS, EFAULT, outcome
 
 from spfemu.checks import check_segment
@@ -17,6 +16,8 @@ from spfemu.measure import build, run
 from spfemu.measure.plan import Plan
 from spfemu.mm.flags import PMD_SIZE, Prot, Vm
 from spfemu.segment import Geometry, Segment
+from spfemu.stress.schedules.calls import FIXED, RW
+from spfemu.stress.schedules.process import Process, Threads, program
 
 GUARDED = sorted(set(build.protocols()) - {"bare"})
 """Protocols that may run with writers."""

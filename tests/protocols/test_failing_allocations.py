@@ -7,13 +7,14 @@ import random
 import fault_injection
 import pytest
 from fault_injection import Inject
-from process import FIXED, RW, Process, Threads, program
 
 from spfemu.checks import check_segment
 from spfemu.engines.source import functions_of
 from spfemu.engines.stepped import StepEngine
 from spfemu.mm.flags import Errno, Madv, Map, Prot
 from spfemu.segment import Geometry, Segment
+from spfemu.stress.schedules.calls import FIXED, RW
+from spfemu.stress.schedules.process import Process, Threads, program
 
 AREA = 1 << 40
 PAGE = AREA + 4096

@@ -9,7 +9,6 @@ import random
 
 import pytest
 from mutants import engine_with
-from process import RW, Process, Threads, program
 
 from spfemu.checks import check_segment
 from spfemu.engines.native import NativeEngine
@@ -19,6 +18,8 @@ from spfemu.events import Event
 from spfemu.layout import ADDRESS_SPACE, FILE, PAGE
 from spfemu.mm.flags import PMD_SIZE, Errno, FileOps, Map, Pg, Prot
 from spfemu.segment import Geometry, Segment
+from spfemu.stress.schedules.calls import RW
+from spfemu.stress.schedules.process import Process, Threads, program
 
 AREA = 1 << 40
 PAGE_1 = AREA + 4096

@@ -6,7 +6,6 @@ A pins two pages (as direct I/O does), B interferes; CPU 2 prepares, checks and 
 
 import pytest
 from mutants import engine_with
-from process import RW, Process, Threads
 
 from spfemu.checks import check_segment
 from spfemu.engines.plain import KernelPanic
@@ -17,6 +16,8 @@ from spfemu.mm.bug import Bug
 from spfemu.mm.flags import Errno, Foll, Madv, Prot
 from spfemu.mm.gup import GUP_PIN_COUNTING_BIAS
 from spfemu.segment import Geometry, Segment
+from spfemu.stress.schedules.calls import RW
+from spfemu.stress.schedules.process import Process, Threads
 
 AREA = 1 << 40
 PAGE = AREA + 4096

@@ -2,10 +2,11 @@
 """What a fault's lookup finds while a writer rotates the tree of VMAs, walked and latched."""
 
 import pytest
-from process import RW, Threads, program, running
 
 from spfemu.engines.script import after, before
 from spfemu.engines.stepped import StepEngine
+from spfemu.stress.schedules.calls import RW
+from spfemu.stress.schedules.process import Threads, program, running
 
 AREAS = tuple((1 << 40) + (i << 30) for i in range(3))
 ROTATING = before("rb_change_child", inside="rb_rotate")

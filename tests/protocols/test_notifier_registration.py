@@ -4,57 +4,22 @@
 A and B are threads of a process that shares a page with a child; CPU 2 prepares and checks.
 """
 
-import sys
-
-import process
 import pytest
 from mutants import engine_with
-from process import RW, Process, Threads
 
 from spfemu.checks import check_segment
 from spfemu.engines.script import after, before, waits
-from spfemu.engines.source import functions_of
 from spfemu.engines.stepped import StepEngine
-from spfemu.kernel import kernel
-from spfemu.layout import CPU
-from spfemu.mm.mmu_notifier import mmu_notifier_register, mmu_notifier_unregister
-from spfemu.mm.sched import cpu_idle_enter, cpu_idle_exit
-from spfemu.mm.secondary_mmu import notifier_read
-from spfemu.primitives import load
 from spfemu.segment import Geometry, Segment
+from spfemu.stress.schedules import process
+from spfemu.stress.schedules.calls import RW
+from spfemu.stress.schedules.process import Process, Threads
 
 AREA = 1 << 40
 PAGE = AREA + 4096
 SPECULATING = ["spf", "spf_vma", "spf_counted", "spf_relookup"]
 PROTOCOLS = ["classic", *SPECULATING, "vma_lock", "vma_refcount"]
 STARTED = after("mmu_notifier_invalidate_range_start", inside="wp_page_copy")
-
-
-@kernel
-def thread_register(cpu: int) -> int:
-    cpu_idle_exit(cpu)
-    result = mmu_notifier_register(cpu, load(cpu + CPU.mm))
-    cpu_idle_enter(cpu)
-    return result
-
-
-@kernel
-def thread_unregister(cpu: int, subscription: int) -> int:
-    cpu_idle_exit(cpu)
-    mmu_notifier_unregister(cpu, subscription)
-    cpu_idle_enter(cpu)
-    return 0
-
-
-@kernel
-def thread_secondary_read(cpu: int, subscription: int, address: int) -> tuple[int, int]:
-    cpu_idle_exit(cpu)
-    error, value = notifier_read(cpu, subscription, address)
-    cpu_idle_enter(cpu)
-    return error, value
-
-
-CALLS = functions_of(sys.modules[__name__])
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +30,9 @@ def subscribed_engine(own_cache):
     def make(protocol, mutant=""):
         key = protocol, mutant
         if key not in made and mutant:
-            made[key] = engine_with(protocol, mutant, CALLS)
+            made[key] = engine_with(protocol, mutant)
         elif key not in made:
-            made[key] = StepEngine(process.program(protocol, layer=CALLS))
+            made[key] = StepEngine(process.program(protocol))
         return made[key]
 
     return make
@@ -85,7 +50,7 @@ class Forked(Process):
         assert self.child > 0
 
     def subscribes(self) -> int:
-        subscription = self.call("register")
+        subscription = self.call("subscribe")
         assert subscription > 0
         return subscription
 
@@ -140,7 +105,7 @@ def test_a_subscriber_waits_for_a_copy_that_has_started(forked, point):
     """M03: it would hear of the end of what it has not heard the start of."""
     with Threads(forked) as threads:
         a = threads.thread("A", "write", PAGE, 7)
-        b = threads.thread("B", "register")
+        b = threads.thread("B", "subscribe")
         a.runs_until(point)
         b.runs_until(waits())
         assert forked.counts() in ([], [(0, 0)])
@@ -157,7 +122,7 @@ def test_a_copy_that_meets_a_subscriber_aborts(forked, leaves):
     """A has begun while the count was even; B then holds the lock against it, or held it."""
     with Threads(forked) as threads:
         a = threads.thread("A", "write", PAGE, 7)
-        b = threads.thread("B", "register")
+        b = threads.thread("B", "subscribe")
         b.runs_until(after("rcu_sync_enter"))
         a.runs_until(before("percpu_down_read_trylock"))
         if leaves:
@@ -182,7 +147,7 @@ def test_a_subscriber_leaves_between_a_start_and_an_end(forked):
     subscription = forked.subscribes()
     with Threads(forked) as threads:
         a = threads.thread("A", "write", PAGE, 7)
-        b = threads.thread("B", "unregister", subscription)
+        b = threads.thread("B", "unsubscribe", subscription)
         a.runs_until(STARTED)
         b.runs_until(waits())
         assert forked.counts() == [(1, 0)]
@@ -228,7 +193,7 @@ def test_without_the_lock_a_subscriber_hears_of_an_end_alone(subscribed_engine, 
     forked = forked_under(subscribed_engine(protocol, NO_REGISTRATION_LOCK))
     with Threads(forked) as threads:
         a = threads.thread("A", "write", PAGE, 7)
-        b = threads.thread("B", "register")
+        b = threads.thread("B", "subscribe")
         b.runs_until(after("rcu_sync_enter"))
         a.runs_until(STARTED)
         b.runs_to_end()
@@ -284,7 +249,7 @@ def test_subscribers_and_copies_in_random_orders(subscribed_engine, protocol):
         subscription = forked.subscribes()
         with Threads(forked) as threads:
             a = threads.thread("A", "write", PAGE, 7)
-            b = threads.thread("B", "register")
+            b = threads.thread("B", "subscribe")
             c = threads.thread("C", "secondary_read", subscription, PAGE)
             schedule = threads.runs_randomly(seed)
             assert a.result == 0, (seed, schedule)

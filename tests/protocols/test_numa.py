@@ -9,9 +9,7 @@ import random
 import sys
 
 import pytest
-import uffd_threads
 from mutants import IMPORTS
-from process import FIXED, RW, Process, Threads, program
 
 from spfemu.checks import check_segment
 from spfemu.engines.native import NativeEngine
@@ -22,11 +20,12 @@ from spfemu.kernel import kernel
 from spfemu.layout import CPU
 from spfemu.mm.flags import PMD_SIZE, PTE_ADDR_MASK, Errno, Prot, Pte
 from spfemu.mm.mcopy import UffdCopy
-from spfemu.mm.numa import task_numa_work
 from spfemu.mm.pgtable import find_pmd, pte_offset
-from spfemu.mm.sched import cpu_idle_enter, cpu_idle_exit
 from spfemu.primitives import load, read_once
 from spfemu.segment import Geometry, Segment
+from spfemu.stress.schedules.calls import FIXED, RW
+from spfemu.stress.schedules.process import Process, Threads, program
+from spfemu.stress.schedules.served import WP
 
 AREA = 1 << 40
 PAGE = AREA + 4096
@@ -38,20 +37,12 @@ FIRST_GATE, SECOND_GATE = "pte_spinlock", "migrate_misplaced_page"
 
 
 @kernel
-def thread_scan(cpu: int) -> int:
-    cpu_idle_exit(cpu)
-    task_numa_work(cpu, load(cpu + CPU.mm))
-    cpu_idle_enter(cpu)
-    return 0
-
-
-@kernel
 def entry_of(cpu: int, address: int) -> int:
     """Entry of an address whose page table is there."""
     return read_once(pte_offset(read_once(find_pmd(load(cpu + CPU.mm), address)), address))
 
 
-LAYER = {**uffd_threads.CALLS, **functions_of(sys.modules[__name__])}
+LAYER = functions_of(sys.modules[__name__])
 GEOMETRY = Geometry(nr_cpus=3, nr_spare_mms=2, nr_nodes=2)
 
 
@@ -386,14 +377,14 @@ def test_dropped_and_unmapped_pages_are_gone(nodes):
 
 def test_a_monitors_protection_outlasts_a_scan(nodes, threads):
     ctx = nodes.call("open")
-    assert nodes.call("register", ctx, AREA, PAGES << 12, uffd_threads.WP) == 0
+    assert nodes.call("register", ctx, AREA, PAGES << 12, WP) == 0
     assert nodes.call("writeprotect", ctx, PAGE, 4096, int(UffdCopy.WP)) == 0
     nodes.scans()
     b = threads.thread("B", "read", PAGE)
     assert b.runs_to_end() == (0, 2)
     assert nodes.node() == 1
     assert nodes.entry() & Pte.UFFD_WP
-    nodes.call("close", ctx)
+    nodes.call("release", ctx)
     assert threads.thread("A", "write", PAGE, 7).runs_to_end() == 0
 
 

@@ -2,12 +2,12 @@
 """Faults against unmapping, dropping and protecting in random orders: all invariants hold."""
 
 import pytest
-from process import Process, Threads, program
 
 from spfemu.checks import check_segment
 from spfemu.engines.stepped import StepEngine
 from spfemu.mm.flags import Errno, Prot
 from spfemu.segment import Geometry, Segment
+from spfemu.stress.schedules.process import Process, Threads, program
 
 AREA = 1 << 40
 PAGE = AREA + 4096

@@ -6,11 +6,11 @@ result of a moment at which the mm was at rest.
 """
 
 import pytest
-from process import RW
 
 from spfemu.engines.script import after, before, waits
 from spfemu.events import Event
 from spfemu.mm.flags import PMD_SIZE, Errno, FileOps, Prot
+from spfemu.stress.schedules.calls import RW
 
 AREA = 1 << 40
 """Where A faults; the first page of the area has been written, so tables and anon_vma are there."""

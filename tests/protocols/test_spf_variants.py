@@ -1,42 +1,22 @@
 # SPDX-License-Identifier: MIT
 """The two experiments on spf: a count per VMA, and the precise end check that is unsafe."""
 
-import sys
-
 import pytest
 from mutants import engine_with, finds
-from process import RW, Process, Threads, program
 
 from spfemu.checks import check_segment
 from spfemu.engines.script import ScriptError, after, before
-from spfemu.engines.source import functions_of
 from spfemu.engines.stepped import StepEngine
-from spfemu.kernel import kernel
 from spfemu.measure import build
 from spfemu.mm.flags import Prot
-from spfemu.mm.fork import mmput, sys_fork
-from spfemu.mm.sched import cpu_idle_enter, cpu_idle_exit
 from spfemu.segment import Geometry, Segment
+from spfemu.stress.schedules.calls import RW
+from spfemu.stress.schedules.process import Process, Threads, program
 
 AREA = 1 << 40
 SHARED = AREA + 4096
 ELSEWHERE = 1 << 41
 READ = int(Prot.READ)
-
-
-@kernel
-def thread_fork(cpu: int) -> int:
-    cpu_idle_exit(cpu)
-    mm = sys_fork(cpu)
-    cpu_idle_enter(cpu)
-    return mm
-
-
-@kernel
-def thread_mmput(cpu: int, mm: int) -> None:
-    cpu_idle_exit(cpu)
-    mmput(cpu, mm)
-    cpu_idle_enter(cpu)
 
 
 REUSE = """
@@ -98,9 +78,8 @@ def test_what_looks_unchanged_may_have_lost_a_write(own_cache, tmp_path, protoco
     """The write is lost where the end check is precise and pages are reused by their mappings."""
     path = tmp_path / "reuse.py"
     path.write_text(REUSE.format(field=reuse))
-    layer = functions_of(sys.modules[__name__])
     version = {"CONFIG_LINUX_VERSION": (5 << 8) + 12}  # later ones save the fault after mprotect
-    engine = StepEngine(program(protocol, (str(path),), layer, **version))
+    engine = StepEngine(program(protocol, (str(path),), **version))
     assert play(engine) == value
 
 

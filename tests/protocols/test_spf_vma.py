@@ -6,11 +6,11 @@ A is the faulting thread, B the writer.
 
 import pytest
 from mutants import engine_with, finds
-from process import RW
 
 from spfemu.engines.script import after, before, waits
 from spfemu.mm.flags import PMD_SIZE, PUD_SIZE, Errno, FileOps, Prot
 from spfemu.mm.vma import SlabState
+from spfemu.stress.schedules.calls import RW
 
 PROTOCOL = "spf-vma"
 AREA = 1 << 40

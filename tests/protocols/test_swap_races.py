@@ -6,13 +6,14 @@ After each script all invariants hold: no slot or frame is lost, all counts are 
 """
 
 import pytest
-from process import RW, Process, Threads
 
 from spfemu.checks import check_segment
 from spfemu.engines.script import after, before
 from spfemu.mm.flags import PTE_ADDR_MASK, Madv
 from spfemu.mm.swapops import SWAP_ENTRY, SWAP_ENTRY_BITS
 from spfemu.segment import Geometry, Segment
+from spfemu.stress.schedules.calls import RW
+from spfemu.stress.schedules.process import Process, Threads
 
 AREA = 1 << 40
 PAGE = AREA + 4096

@@ -8,8 +8,7 @@ import random
 
 import pytest
 from mutants import IMPORTS
-from process import FIXED, RW, Threads, program
-from uffd_threads import CALLS, MISSING, WP, Served, native, stepped
+from uffd_threads import native, stepped
 
 from spfemu.checks import check_segment
 from spfemu.engines.script import after, before, waits
@@ -18,6 +17,9 @@ from spfemu.mm.flags import PMD_SIZE, VM_UFFD_FLAGS, Errno, Mremap, Prot, Pte
 from spfemu.mm.mcopy import UffdCopy
 from spfemu.mm.userfaultfd import MSG_WP, MSG_WRITE
 from spfemu.segment import Geometry, Segment
+from spfemu.stress.schedules.calls import FIXED, RW
+from spfemu.stress.schedules.process import Threads, program
+from spfemu.stress.schedules.served import MISSING, WP, Served
 
 AREA = 1 << 40
 PAGE = AREA + 4096
@@ -214,7 +216,7 @@ def unregister(process):
 
 
 def close(process):
-    process.call("close", process.ctx)
+    process.call("release", process.ctx)
 
 
 def unmap_and_close(process):
@@ -243,7 +245,7 @@ def test_who_waits_is_woken_at_the_end(served, threads, ends, result, point):
 def test_who_has_queued_itself_when_the_context_is_closed_does_not_sleep(served, threads):
     served.serves(AREA, PAGES)
     a = threads.thread("A", "write", PAGE, 7)
-    b = threads.thread("B", "close", served.ctx)
+    b = threads.thread("B", "release", served.ctx)
     a.runs_until(after("userfaultfd_must_wait"))
     b.runs_until(waits())
     a.runs_until(after("release_fault_lock"))
@@ -400,7 +402,7 @@ def test_a_copy_that_does_not_flush_what_is_pending_loses_a_store(own_cache, tmp
     """Linux 5.7 to 5.11 (6ce64428d620)."""
     path = tmp_path / "mutant.py"
     path.write_text(IMPORTS + NEVER_FLUSHES_WHAT_IS_PENDING)
-    engine = StepEngine(program("spf", (str(path),), layer=CALLS))
+    engine = StepEngine(program("spf", (str(path),)))
     written, found = stale_store(engine)
     assert found != written
 
@@ -459,7 +461,7 @@ def test_a_process_may_end_before_its_context(served):
     assert check_segment(served.segment) == []
     assert served.call("copy", ctx, PAGE, served.SOURCE, 4096, 0) == -Errno.ESRCH
     assert served.call("register", ctx, AREA, LENGTH, MISSING) == -Errno.ENOMEM
-    served.call("close", ctx)
+    served.call("release", ctx)
     index = (child - served.segment.mm(0)) // served.segment.mms.dtype.itemsize
     assert not served.segment.mms["in_use"][index]
 
@@ -493,7 +495,7 @@ def test_a_monitor_that_reclaims_takes_the_lock_of_its_own_process_first(own_cac
     assert process.events(0)["PSWPOUT"] > 0
     assert entry & Pte.PRESENT
     assert process.read(AREA + PMD_SIZE) == 9
-    process.call("close", ctx)
+    process.call("release", ctx)
     assert process.call("exit", parent, cpu=0) == 0
     assert check_segment(segment) == []
     segment.close()
@@ -513,7 +515,7 @@ def test_vmas_are_split_and_merged_by_context(served):
     assert served.call("register", other, PAGE + 5 * 4096, 4096, MISSING) == 0
     assert served.call("unregister", served.ctx, PAGE, 4 << 12) == 0
     assert served.segment.mms["map_count"][0] == count + 2
-    served.call("close", other)
+    served.call("release", other)
     assert served.segment.mms["map_count"][0] == count
 
 
@@ -540,7 +542,7 @@ def test_contexts_run_out(served):
     opened = [served.call("open") for _ in range(served.segment.geometry.nr_uffds)]
     assert opened[-1] == -Errno.EMFILE
     for ctx in opened[:-1]:
-        served.call("close", ctx)
+        served.call("release", ctx)
     assert served.call("open") > 0
 
 

@@ -5,8 +5,7 @@ A calls and waits, without the mmap lock; the page is filled, and the call goes 
 """
 
 import pytest
-from process import FIXED, RW, Threads
-from uffd_threads import WP, Served, stepped
+from uffd_threads import stepped
 
 from spfemu.checks import check_segment
 from spfemu.engines.script import before, waits
@@ -14,6 +13,9 @@ from spfemu.mm.flags import Errno, Madv, Map, Mcl, Mremap, Prot, Pte
 from spfemu.mm.mcopy import UffdCopy
 from spfemu.mm.userfaultfd import MSG_WP, MSG_WRITE
 from spfemu.segment import Geometry, Segment
+from spfemu.stress.schedules.calls import FIXED, RW
+from spfemu.stress.schedules.process import Threads
+from spfemu.stress.schedules.served import WP, Served
 
 AREA = 1 << 40
 PAGES = 6
@@ -142,12 +144,12 @@ def test_it_waits_for_a_protected_page(served, threads, name):
 
 def unmap(process):
     assert process.call("munmap", AREA, LENGTH) == 0
-    process.call("close", process.ctx)
+    process.call("release", process.ctx)
 
 
 def forbid(process):
     assert process.call("mprotect", AREA, LENGTH, int(Prot.READ)) == 0
-    process.call("close", process.ctx)
+    process.call("release", process.ctx)
 
 
 def unregister(process):

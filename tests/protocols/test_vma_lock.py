@@ -6,10 +6,10 @@ A is the faulting thread, B the writer.
 
 import pytest
 from mutants import engine_with, finds
-from process import RW
 
 from spfemu.engines.script import after, before, waits
 from spfemu.mm.flags import PMD_SIZE, Errno, FileOps, Prot
+from spfemu.stress.schedules.calls import RW
 
 PROTOCOL = "vma-lock"
 AREA = 1 << 40

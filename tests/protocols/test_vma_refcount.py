@@ -6,12 +6,13 @@ A is the faulting thread, B the writer.
 
 import pytest
 from mutants import engine_with, finds
-from process import FIXED, RW, Process, Threads
 
 from spfemu.checks import check_segment
 from spfemu.engines.script import after, before, waits
 from spfemu.mm.flags import Errno, Prot
 from spfemu.segment import Geometry, Segment
+from spfemu.stress.schedules.calls import FIXED, RW
+from spfemu.stress.schedules.process import Process, Threads
 
 PROTOCOL = "vma-refcount"
 AREA = 1 << 40

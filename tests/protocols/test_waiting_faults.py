@@ -5,12 +5,12 @@ A brings a page back from the swap area; B comes to the same page meanwhile.
 """
 
 import pytest
-from process import Process, Threads
 
 from spfemu.checks import check_segment
 from spfemu.engines.script import after, waits
 from spfemu.mm.flags import Madv
 from spfemu.segment import Geometry, Segment
+from spfemu.stress.schedules.process import Process, Threads
 
 AREA = 1 << 40
 PAGE = AREA + 4096
