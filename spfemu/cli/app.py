@@ -18,7 +18,7 @@ from spfemu import __version__
 from spfemu.errors import ExitCode, SpfemuError, nearest
 
 COMMANDS = (
-    *("run", "scale", "stress", "fidelity", "record", "replay"),
+    *("run", "scale", "stress", "mutants", "fidelity", "record", "replay"),
     *("list", "doctor", "completion"),
 )
 """Each is the object `command` of the module of its name in this package."""

@@ -12,17 +12,17 @@ from spfemu.cli import types
 if TYPE_CHECKING:
     from spfemu.measure.shared_writes import SharedWrites
 
-SCHEMA = "spfemu-list-2"
-KINDS = ("workloads", "protocols", "engines", "counters")
+SCHEMA = "spfemu-list-3"
+KINDS = ("workloads", "protocols", "engines", "counters", "mutants")
 SHARED_WRITES = "shared_writes"
 STEPPED = "a scheduler chooses who runs next: for scripts of interleavings in Python, not for `run`"
 
 
-@click.command("list", short_help="Name workloads, protocols, engines and counters.")
+@click.command("list", short_help="Name workloads, protocols, engines, counters and mutants.")
 @click.argument("kind", type=types.Choice(KINDS), required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(kind: str | None, *, as_json: bool) -> None:
-    """Say which workloads, protocols, engines and counters there are; KIND is one of these.
+    """Say which workloads, protocols, engines, counters, mutants there are; KIND is one of these.
 
     With protocols as KIND, each is stepped through a fault and what that wrote to cache lines which
     other CPUs use is counted.  That takes a few seconds the first time.
@@ -55,12 +55,14 @@ def _shared_writes() -> dict[str, SharedWrites]:
 def _everything() -> dict[str, dict[str, str]]:
     from spfemu.measure import build
     from spfemu.report.counters import COUNTERS
+    from spfemu.stress.mutant import mutants
 
     return {
         "workloads": build.list_workloads(),
         "protocols": build.list_protocols(),
         "engines": {**build.ENGINES, "stepped": STEPPED},
         "counters": dict(COUNTERS),
+        "mutants": {name: mutant.what for name, mutant in mutants().items()},
     }
 
 

@@ -16,6 +16,10 @@ class ScriptError(AssertionError):
     """A script asks for what does not exist or did not come true; the message says where."""
 
 
+class ScriptStuckError(ScriptError):
+    """A CPU of a script waits, and none of those that may run lets it go on."""
+
+
 @dataclass(frozen=True)
 class Point:
     """Where a CPU of a script shall stop; made by `before`, `after` and `waits`."""

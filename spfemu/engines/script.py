@@ -33,14 +33,33 @@ from typing import Self
 from spfemu.engines.compiler import Step
 from spfemu.engines.history import SHOWN, Executed, StepTexts
 from spfemu.engines.plain import KernelPanic
-from spfemu.engines.points import Point, ScriptError, Target, after, before, resolve, waits
+from spfemu.engines.points import (
+    Point,
+    ScriptError,
+    ScriptStuckError,
+    Target,
+    after,
+    before,
+    resolve,
+    waits,
+)
 from spfemu.engines.schedule import RandomScheduler, replay
 from spfemu.engines.stepped import FiberState, StepEngine
 from spfemu.engines.weak import Memory, WeakCpu, WeakMemory
 from spfemu.mm.bug import Bug
 from spfemu.segment import Segment
 
-__all__ = ["Memory", "Point", "Script", "ScriptCpu", "ScriptError", "after", "before", "waits"]
+__all__ = [
+    "Memory",
+    "Point",
+    "Script",
+    "ScriptCpu",
+    "ScriptError",
+    "ScriptStuckError",
+    "after",
+    "before",
+    "waits",
+]
 
 STEPS_MAX = 1_000_000
 """Steps that one instruction of a script may take, all CPUs together."""
@@ -200,7 +219,7 @@ class ScriptCpu:
                 idle += 1
                 slept = leaving[0] == _WAITING and not self.fiber.time_out()
                 if slept or idle > SPIN_PATIENCE:
-                    raise self._failure(f"waits without {_goal(target)}")
+                    raise ScriptStuckError(str(self._failure(f"waits without {_goal(target)}")))
             if not budget.take():
                 raise self._failure(f"takes {self.script.steps_max} steps without {_goal(target)}")
             if self.advance() and target is not None and self._passes(target, leaving):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Iterable
 from typing import TextIO
 
 from msgspec.structs import replace
@@ -40,9 +41,14 @@ class ReportConsole(Console):
 
 def print_report(report: Report, file: TextIO | None = None, *, notes: bool = True) -> None:
     """Print what `run` or `scale` found; `notes` are the warnings."""
+    print_parts(describe(report if notes else replace(report, warnings=[])), file)
+
+
+def print_parts(parts: Iterable[Table | Text | str], file: TextIO | None = None) -> None:
+    """Print tables and lines one after the other."""
     output = sys.stdout if file is None else file
     console = ReportConsole(file=output, highlight=False)
-    for part in describe(report if notes else replace(report, warnings=[])):
+    for part in parts:
         if isinstance(part, Table):
             # as wide as it needs to be: a narrow terminal wraps, nothing is cut off
             endless = console.options.update(width=_ENDLESS)

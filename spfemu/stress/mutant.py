@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: MIT
+"""Mutants: known-bad variants of the kernel, each an override file that says what it breaks.
+
+Beside its functions a file has a docstring of three paragraphs (what is broken, what bug or patch
+it stands for, what happens) and constants::
+
+    PROTOCOL = "spf"              # under which it is broken
+    PROMISE = "DATA"              # a Promise
+    SCHEDULE = "write_and_fork"   # what shows it, see schedules
+    ID = "M01"                    # optional: as the bug is numbered in docs/mutants.md
+    CONFIG = {"CONFIG_NUMA": 1}   # optional: build options that it needs
+    SURVIVES = "why"              # optional: nothing here can show it
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from spfemu.engines.source import KernelSourceError
+from spfemu.measure import build
+from spfemu.stress.promises import Promise
+
+FOLDER = Path(__file__).with_name("mutants")
+PARAGRAPHS = 3
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One of them; `what`, `origin` and `effect` are the paragraphs of its docstring."""
+
+    name: str
+    path: str
+    what: str
+    origin: str
+    effect: str
+    protocol: str
+    promise: Promise
+    schedule: str | None
+    id: str | None = None
+    survives: str | None = None
+    config: Mapping[str, int] = field(default_factory=dict)
+
+
+def load(path: Path) -> Mutant:
+    """Read what a mutant's file says of itself; nothing of it is run.  Raises KernelSourceError."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, SyntaxError) as error:
+        raise KernelSourceError(f"{path}: cannot read the mutant: {error}") from error
+    paragraphs = inspect.cleandoc(ast.get_docstring(tree) or "").split("\n\n")
+    if len(paragraphs) != PARAGRAPHS:
+        raise KernelSourceError(
+            f"{path}:1: a mutant has a docstring of {PARAGRAPHS} paragraphs: what is broken, what "
+            "it stands for, what happens"
+        )
+    what, origin, effect = (" ".join(paragraph.split()) for paragraph in paragraphs)
+    found = _constants(path, tree)
+    for needed in ("PROTOCOL", "PROMISE"):
+        if needed not in found:
+            raise KernelSourceError(f"{path}:1: a mutant says its {needed}")
+    build.choose("protocol", found["PROTOCOL"], build.protocols())
+    promise = build.choose("promise", found["PROMISE"], Promise.__members__)
+    return Mutant(
+        path.stem,
+        str(path),
+        what,
+        origin,
+        effect,
+        found["PROTOCOL"],
+        Promise[promise],
+        found.get("SCHEDULE"),
+        found.get("ID"),
+        found.get("SURVIVES"),
+        found.get("CONFIG", {}),
+    )
+
+
+def _constants(path: Path, tree: ast.Module) -> dict[str, Any]:
+    """Return what the file assigns to names in capitals that concern a mutant."""
+    names = ("PROTOCOL", "PROMISE", "SCHEDULE", "ID", "SURVIVES", "CONFIG")
+    found = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name = node.targets[0].id
+            if name in names:
+                try:
+                    found[name] = ast.literal_eval(node.value)
+                except ValueError as error:
+                    raise KernelSourceError(
+                        f"{path}:{node.lineno}: {name} must be a plain value"
+                    ) from error
+    return found
+
+
+def mutants() -> dict[str, Mutant]:
+    """All mutants by name."""
+    files = sorted(path for path in FOLDER.glob("*.py") if path.stem != "__init__")
+    return {path.stem: load(path) for path in files}
+
+
+def choose(names: Iterable[str]) -> list[Mutant]:
+    """Return mutants by their names or, for files of one's own, paths; without names, all.
+
+    Raises UsageError that suggests the nearest, or says what is wrong with a file.
+    """
+    known = mutants()
+    chosen = []
+    for name in names:
+        if name.endswith(".py"):
+            chosen.append(load(Path(name)))
+        else:
+            chosen.append(known[build.choose("mutant", name, known)])
+    return chosen or list(known.values())
