@@ -295,6 +295,7 @@ class RECLAIM(Struct):
 
     nr_pages = word("pages collected", lock="owner")
     pages = word("PAGEs, each with a reference", lock="owner", count=SWAP_CLUSTER_MAX)
+    nr_scanned = word("what the last try found that might be reclaimed", lock="owner")
     forbidden = word("not 0: allocations of this CPU must not reclaim", lock="owner")
     next_mm = word("index of the mm to begin with", lock="owner")
     swap_cluster = word("index of the cluster from which it takes slots", lock="owner")
@@ -515,10 +516,11 @@ class CPU(Struct, pad_to_line=True):
     # What others read or write.
     ipi_request = word("IPIs sent to this CPU", lock="atomic", line=True)
     ipi_done = word("IPIs served", lock="owner")
-    state = word("CPU_OFFLINE, CPU_IDLE or CPU_RUNNING", lock="owner")
+    state = word("a CpuState", lock="owner; while IDLE atomic")
     rcu_qs = word("newest grace period in which it was quiescent", lock="owner")
     fatal_signal = word("1: killable waits end with -EINTR", lock="atomic")
     percpu_read = word("the PERCPU_RWSEM that it holds for reading, or 0", lock="owner")
+    drain_seq = word("SYSTEM.drain_seq that it has answered last", lock="owner")
 
     # What the parent samples.
     operations = word("operations finished", lock="owner", line=True)
@@ -698,6 +700,10 @@ class SYSTEM(Struct, pad_to_line=True):
     mm_all_locks = embed(RWSEM, "mutex of who takes all rmap locks of an mm", line=True)
 
     rcu_gp = word("number of the running grace period", lock="atomic", line=True)
+    drain_seq = word("drains begun: who sees a new one gives away its lists", lock="drain_lock")
+    drain_lock = word("spinlock of who drains all CPUs", lock="atomic", line=True)
+    rcu_orphan_lock = word("spinlock over `rcu_orphans`", lock="atomic")
+    rcu_orphans = word("objects taken from RCU queues, for the drainer's", lock="rcu_orphan_lock")
 
     uffds = word("address of the USERFAULTFD_CTX slab", line=True)
     nr_uffds = word("its slots")

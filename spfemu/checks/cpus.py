@@ -91,6 +91,8 @@ def check_cpus(state: State) -> None:
         name = f"CPU {index}"
         if int(cpu["state"]) == CpuState.RUNNING:
             add(f"{name} is still running")
+        if int(cpu["state"]) == CpuState.FROZEN:
+            add(f"{name} is frozen: a drainer never let go of it")
         for field, meaning in AT_REST.items():
             if cpu[field]:
                 add(f"{name} {meaning} ({field} is {int(cpu[field])})")
@@ -148,6 +150,11 @@ def _sums(counts: Words, left: tuple[Event, ...], sign: str, right: tuple[Event,
 def check_rcu_queues(state: State) -> None:
     """Check the queues and claim what waits in them; note pages that have left a page cache."""
     segment = state.segment
+    if int(segment.system["rcu_orphans"]) != 0:
+        state.findings.add(
+            f"objects from {int(segment.system['rcu_orphans']):#x} on wait for a grace period on "
+            "no CPU's queue"
+        )
     for index, cpu in enumerate(segment.cpus):
         queue = _fields(cpu["rcu"], RCU_QUEUE)
         name = f"the RCU queue of CPU {index}"

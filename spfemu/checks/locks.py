@@ -13,6 +13,7 @@ from spfemu.mm.rwsem import RWSEM_READER_OWNED
 GLOBAL_LOCKS = (
     *("zone_lock", "vma_lock", "anon_vma_lock", "avc_lock", "mm_slots_lock"),
     *("files_lock", "notifier_slab_lock", "uffd_lock", "huge_lock"),
+    *("drain_lock", "rcu_orphan_lock"),
 )
 
 

@@ -5,13 +5,12 @@ from typing import TYPE_CHECKING
 
 from spfemu.events import Event
 from spfemu.kernel import kernel, slowpath
-from spfemu.layout import CPU, PAGE_MASK, RCU_QUEUE, VMA
+from spfemu.layout import CPU, PAGE_MASK, VMA
 from spfemu.mm.config import CONFIG_FAULT_OVERHEAD, CONFIG_LATENCY
 from spfemu.mm.flags import Errno, FaultFlag, VmFault
 from spfemu.mm.latency import FAULT_LATENCY, record_latency
 from spfemu.mm.memory import access_error, handle_mm_fault
 from spfemu.mm.mmap_lock import mmap_read_lock, mmap_read_trylock, mmap_read_unlock
-from spfemu.mm.rcu import rcu_barrier
 from spfemu.mm.stack import expand_stack
 from spfemu.mm.vma import find_vma
 from spfemu.mm.vmstat import count_vm_event
@@ -36,8 +35,6 @@ def handle_page_fault(cpu: int, address: int, flags: int) -> int:
     if CONFIG_FAULT_OVERHEAD:
         spin_overhead(cpu)
     result = do_user_addr_fault(cpu, address & PAGE_MASK, flags)
-    if result & VmFault.OOM:
-        result = pagefault_out_of_memory(cpu, address & PAGE_MASK, flags)
     if CONFIG_LATENCY:
         record_latency(cpu, FAULT_LATENCY, read_cycles() - started)
     if result == 0:
@@ -49,19 +46,6 @@ def handle_page_fault(cpu: int, address: int, flags: int) -> int:
         count_vm_event(cpu, Event.FAULT_SIGBUS)
         return -Errno.EIO
     return -Errno.EINTR if result & VmFault.RETRY else -Errno.EFAULT
-
-
-@slowpath
-def pagefault_out_of_memory(cpu: int, address: int, flags: int) -> int:
-    """Take the fault again once this CPU's freed page tables are free; VM_FAULT_* bits.
-
-    The kernel reclaims memory and retries; here what waits for a grace period is all there is to
-    reclaim.  Source: mm/oom_kill.c.
-    """
-    if load(cpu + CPU.rcu + RCU_QUEUE.nr) == 0:
-        return VmFault.OOM
-    rcu_barrier(cpu)
-    return do_user_addr_fault(cpu, address, flags)
 
 
 @slowpath

@@ -6,6 +6,8 @@ Differs in that an inode and its address_space are one object, and in that the l
 the file at once, where the kernel puts that off to the way out of the system call.
 """
 
+from typing import TYPE_CHECKING
+
 from spfemu.kernel import kernel, slowpath
 from spfemu.layout import ADDRESS_SPACE, FILE, SYSTEM, WORD
 from spfemu.mm.bug import Bug, vm_bug_on
@@ -14,6 +16,9 @@ from spfemu.mm.slab import slab_give, slab_take
 from spfemu.mm.truncate import truncate_inode_pages
 from spfemu.mm.xarray import XA_MAX_INDEX, xa_destroy
 from spfemu.primitives import atomic_fetch_add, atomic_fetch_add_relaxed, load, store
+
+if TYPE_CHECKING:  # circular
+    from spfemu.mm.drain import drain_all_pages
 
 FMODE_ALL = int(Fmode.READ | Fmode.WRITE)
 LAST_INODE_WORD = ADDRESS_SPACE.SIZE // WORD
@@ -88,6 +93,17 @@ def __fput(cpu: int, file: int) -> None:
 @slowpath
 def make_file(cpu: int, size: int, i_fop: int) -> int:
     """Return a new file of `size` bytes, open for reading and writing, with one reference; or 0."""
+    file = open_new_inode(cpu, size, i_fop)
+    if file == 0:
+        # files that have been unmapped may wait for a grace period
+        drain_all_pages(cpu)
+        file = open_new_inode(cpu, size, i_fop)
+    return file
+
+
+@kernel
+def open_new_inode(cpu: int, size: int, i_fop: int) -> int:
+    """Do so if there are free slots."""
     mapping = new_inode(cpu, size, i_fop)
     if mapping == 0:
         return 0

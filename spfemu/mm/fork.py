@@ -9,7 +9,7 @@ caller of `sys_fork` holds the child's only reference, and any CPU may run it (`
 
 from spfemu.events import Event
 from spfemu.kernel import kernel, slowpath
-from spfemu.layout import CPU, MM, PAGE, PAGE_SHIFT, RCU_QUEUE, VMA, WORD
+from spfemu.layout import CPU, MM, PAGE, PAGE_SHIFT, VMA, WORD
 from spfemu.mm.bug import Bug, vm_bug_on
 from spfemu.mm.context import switch_mm
 from spfemu.mm.flags import (
@@ -56,7 +56,6 @@ from spfemu.mm.pgtable import (
     set_pte,
     table_alloc,
 )
-from spfemu.mm.rcu import rcu_barrier
 from spfemu.mm.rmap import anon_vma_fork
 from spfemu.mm.rss import add_mm_file_rss, sync_mm_rss
 from spfemu.mm.spinlock import spin_lock, spin_unlock
@@ -205,12 +204,7 @@ def sys_fork(cpu: int) -> int:
     """
     count_vm_event(cpu, Event.CALL_FORK)
     vm_area_reserve(cpu)
-    mm = dup_mm(cpu)
-    if mm == -Errno.ENOMEM and load(cpu + CPU.rcu + RCU_QUEUE.nr) != 0:
-        # the kernel would reclaim: here, what this CPU has freed may still wait for its time
-        rcu_barrier(cpu)
-        mm = dup_mm(cpu)
-    return syscall_result(cpu, mm)
+    return syscall_result(cpu, dup_mm(cpu))
 
 
 @slowpath

@@ -31,6 +31,8 @@ class CpuState(IntEnum):
     OFFLINE = 0
     IDLE = 1
     RUNNING = 2
+    FROZEN = 3
+    """Idle, and another CPU works on what it has: it does not go on meanwhile (drain.py)."""
 
 
 TLB_GENERATION = 1 << 36

@@ -3,8 +3,7 @@
 
 A CPU has a list that it allocates from and frees to, and a spare one that is empty or full; a full
 list moves to or from the pool as one chain, so the pool's lock is taken once in PCP_BATCH frames.
-Differs from the buddy allocator in that only single frames exist, and in that an empty pool is out
-of memory although other CPUs still hold up to two lists each.
+Differs from the buddy allocator in that only single frames exist.
 """
 
 from typing import TYPE_CHECKING
@@ -174,12 +173,15 @@ def take_single_pages(zone: int) -> tuple[int, int]:
 
 
 @slowpath
-def drain_local_pages(cpu: int) -> None:
-    """Give what is on this CPU's lists to the pool: the full one as a chain, others one by one."""
-    zone = local_zone(cpu)
-    page = load(cpu + CPU.pcp_list)
-    chain = load(cpu + CPU.pcp_spare)
-    drained = load(cpu + CPU.pcp_count) + load(cpu + CPU.pcp_spare_count)
+def drain_pages(cpu: int, target: int) -> None:
+    """Give what is on the lists of `target`, this CPU or one that is frozen, to the pool.
+
+    The full one goes as a chain, others one by one.
+    """
+    zone = local_zone(target)
+    page = load(target + CPU.pcp_list)
+    chain = load(target + CPU.pcp_spare)
+    drained = load(target + CPU.pcp_count) + load(target + CPU.pcp_spare_count)
     spin_lock(cpu, zone)
     while page != 0:
         following = load(page + PAGE.lru)
@@ -191,10 +193,10 @@ def drain_local_pages(cpu: int) -> None:
         store(zone + ZONE_CHAINS, chain)
     store(zone + ZONE_FREE, load(zone + ZONE_FREE) + drained)
     spin_unlock(zone)
-    store(cpu + CPU.pcp_list, 0)
-    store(cpu + CPU.pcp_count, 0)
-    store(cpu + CPU.pcp_spare, 0)
-    store(cpu + CPU.pcp_spare_count, 0)
+    store(target + CPU.pcp_list, 0)
+    store(target + CPU.pcp_count, 0)
+    store(target + CPU.pcp_spare, 0)
+    store(target + CPU.pcp_spare_count, 0)
 
 
 @kernel

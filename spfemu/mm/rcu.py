@@ -59,6 +59,7 @@ from spfemu.primitives import (
 )
 
 if TYPE_CHECKING:  # the engines resolve calls by name: importing these would be circular
+    from spfemu.mm.drain import drain_local_cpu
     from spfemu.mm.page_alloc import page_kind, put_page
     from spfemu.mm.pgtable import free_table_now
     from spfemu.mm.vma import vm_area_free_rcu
@@ -106,6 +107,9 @@ def rcu_report_qs(cpu: int, gp: int) -> None:
     vm_bug_on(load(cpu + CPU.rcu_nesting) != 0, Bug.RCU_UNBALANCED)
     smp_store_release(cpu + CPU.rcu_qs, gp)
     smp_mb()
+    seq = read_once(load(cpu + CPU.system) + SYSTEM.drain_seq)
+    if seq != load(cpu + CPU.drain_seq):
+        drain_local_cpu(cpu, seq)
 
 
 @kernel
@@ -191,10 +195,12 @@ def rcu_do_batch(cpu: int) -> None:
     limit = RCU_BLIMIT
     if load(queue + RCU_QUEUE.nr) > RCU_QHIMARK:
         limit = load(queue + RCU_QUEUE.nr)
-    obj = load(queue + RCU_QUEUE.wait_head)
-    while obj != 0 and limit > 0:
-        following = load(rcu_link(cpu, obj))
-        store(queue + RCU_QUEUE.wait_head, following)
+    while limit > 0:
+        # a callback may sleep, and a drainer take the rest meanwhile
+        obj = load(queue + RCU_QUEUE.wait_head)
+        if obj == 0:
+            return
+        store(queue + RCU_QUEUE.wait_head, load(rcu_link(cpu, obj)))
         store(queue + RCU_QUEUE.nr, load(queue + RCU_QUEUE.nr) - 1)
         count_vm_event(cpu, Event.RCU_CALLBACK)
         if obj < load(cpu + CPU.vma_slab_end):
@@ -203,7 +209,6 @@ def rcu_do_batch(cpu: int) -> None:
             free_table_now(cpu, obj)
         else:
             put_page(cpu, obj)
-        obj = following
         limit -= 1
 
 

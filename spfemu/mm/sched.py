@@ -12,6 +12,8 @@ from spfemu.mm.bug import Bug, vm_bug_on
 from spfemu.mm.irq import CpuState, irq_poll, local_flush_tlb, serve_ipi
 from spfemu.mm.rcu import rcu_check_callbacks, rcu_quiescent
 from spfemu.primitives import (
+    cmpxchg_acquire,
+    cpu_relax,
     futex_wait,
     load,
     read_once,
@@ -19,7 +21,6 @@ from spfemu.primitives import (
     smp_mb,
     smp_store_release,
     store,
-    write_once,
 )
 
 
@@ -47,9 +48,15 @@ def cpu_idle_exit(cpu: int) -> None:
     """Go on running: flush what was flushed elsewhere meanwhile, serve what was asked for.
 
     The fence pairs with those of the flush (tlb.py) and the grace period (rcu.py): either they
-    see this CPU running, or it sees their tlb_gen and unlinked objects.
+    see this CPU running, or it sees their tlb_gen and unlinked objects.  The acquire pairs with the
+    release of a drainer (drain.py), who is waited for.
     """
-    write_once(cpu + CPU.state, CpuState.RUNNING)
+    state = cpu + CPU.state
+    while True:
+        found = read_once(state)
+        if found != CpuState.FROZEN and cmpxchg_acquire(state, found, CpuState.RUNNING) == found:
+            break
+        cpu_relax()
     smp_mb()
     mm = load(cpu + CPU.mm)
     gen = smp_load_acquire(mm + MM.tlb_gen)

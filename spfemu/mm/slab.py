@@ -6,10 +6,15 @@ offsets in SYSTEM of its lock and of the head of its list, and by that of the wo
 free slots; its cache by the offset in a CPU block of the list, behind which its length stands.
 """
 
+from typing import TYPE_CHECKING
+
 from spfemu.kernel import kernel, slowpath
 from spfemu.layout import CPU, WORD
 from spfemu.mm.spinlock import spin_lock, spin_unlock
 from spfemu.primitives import load, store
+
+if TYPE_CHECKING:  # the engines resolve calls by name: importing this would be circular
+    from spfemu.mm.drain import drain_all_pages
 
 CACHE_BATCH = 16
 """Free slots that move between a CPU's cache and the list of all at once."""
@@ -41,9 +46,15 @@ def slab_give(cpu: int, lock: int, free: int, link: int, slot: int) -> None:
 
 @kernel
 def slab_cache_take(cpu: int, cache: int, lock: int, free: int, link: int) -> int:
-    """Take a slot from this CPU's cache, filling it first if it is empty; 0 if that fails."""
+    """Take a slot from this CPU's cache, filled if it is empty; 0 if all slots are in use.
+
+    Not under a spinlock.
+    """
     if load(cpu + cache + WORD) == 0:
         slab_refill(cpu, cache, lock, free, link)
+        if load(cpu + cache + WORD) == 0:
+            drain_all_pages(cpu)
+            slab_refill(cpu, cache, lock, free, link)
     slot = load(cpu + cache)
     if slot == 0:
         return 0
@@ -56,7 +67,7 @@ def slab_cache_take(cpu: int, cache: int, lock: int, free: int, link: int) -> in
 def slab_cache_give(cpu: int, cache: int, lock: int, free: int, link: int, slot: int) -> None:
     """Put a slot that nobody refers to into this CPU's cache."""
     if load(cpu + cache + WORD) >= CACHE_MAX:
-        slab_drain(cpu, cache, lock, free, link)
+        slab_drain(cpu, cpu + cache, lock, free, link, CACHE_BATCH)
     store(slot + link, load(cpu + cache))
     store(cpu + cache, slot)
     store(cpu + cache + WORD, load(cpu + cache + WORD) + 1)
@@ -84,18 +95,18 @@ def slab_refill(cpu: int, cache: int, lock: int, free: int, link: int) -> None:
 
 
 @slowpath
-def slab_drain(cpu: int, cache: int, lock: int, free: int, link: int) -> None:
-    """Move a batch of slots from this CPU's cache to the list of all CPUs."""
+def slab_drain(cpu: int, cache: int, lock: int, free: int, link: int, count: int) -> None:
+    """Move `count` slots from the cache at an address to the list of all CPUs."""
     system = load(cpu + CPU.system)
-    slot = load(cpu + cache)
+    slot = load(cache)
     spin_lock(cpu, system + lock)
     head = load(system + free)
-    for _ in range(CACHE_BATCH):
+    for _ in range(count):
         following = load(slot + link)
         store(slot + link, head)
         head = slot
         slot = following
     store(system + free, head)
     spin_unlock(system + lock)
-    store(cpu + cache, slot)
-    store(cpu + cache + WORD, load(cpu + cache + WORD) - CACHE_BATCH)
+    store(cache, slot)
+    store(cache + WORD, load(cache + WORD) - count)

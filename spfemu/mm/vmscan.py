@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 from spfemu.events import Event
 from spfemu.kernel import kernel, slowpath
 from spfemu.layout import CPU, MM, PAGE, PAGE_SHIFT, RECLAIM, SWAP_CLUSTER_MAX, SYSTEM, VMA, WORD
+from spfemu.mm.drain import drain_all_pages
 from spfemu.mm.flags import PTE_ADDR_MASK, PUD_SIZE, PageKind, Pg, Pte, Vm
 from spfemu.mm.gup import page_maybe_dma_pinned
 from spfemu.mm.mm_struct import mmget_not_zero
 from spfemu.mm.mmap_lock import HELD_OTHER, mmap_read_trylock, mmap_read_unlock
 from spfemu.mm.nodes import ZONE_FREE, node_zone
 from spfemu.mm.page_alloc import (
-    drain_local_pages,
+    drain_pages,
     free_page,
     get_page,
     memalloc_noreclaim_restore,
@@ -67,14 +68,21 @@ if TYPE_CHECKING:  # the engines resolve calls by name: importing these would be
 RECLAIM_PASSES = 4
 """Walks over all processes after which there is nothing to reclaim: the first may begin anywhere,
 the second takes the accessed bits."""
-MAX_RECLAIM_RETRIES = 3
-"""Times in a row that an allocation finds nothing to reclaim before it gives up (Linux: 16)."""
+MAX_RECLAIM_RETRIES = 16
+"""Times in a row that an allocation finds nothing to reclaim before it gives up."""
 CACHE_AND_LIST = 2
 """References to a page that is about to be freed."""
 KSWAPD_SLEEP_NS = 20_000_000
 
 
 # Collecting pages
+
+
+@kernel
+def count_scanned(cpu: int) -> None:
+    """Note that there is something that might be reclaimed (scan_control.nr_scanned)."""
+    reclaim = cpu + CPU.reclaim
+    store(reclaim + RECLAIM.nr_scanned, load(reclaim + RECLAIM.nr_scanned) + 1)
 
 
 @kernel
@@ -113,6 +121,7 @@ def isolate_pte(cpu: int, pte: int) -> None:
         if can_evict(cpu, page) == 0:
             return
         count_vm_event(cpu, Event.PGSCAN)
+        count_scanned(cpu)
         if entry & Pte.ACCESSED:
             atomic_fetch_and(pte, ~Pte.ACCESSED)
             count_vm_event(cpu, Event.PGACTIVATE)
@@ -122,6 +131,7 @@ def isolate_pte(cpu: int, pte: int) -> None:
     elif is_swap_pte(entry):
         page = lookup_swap_cache(cpu, pte_to_swp_entry(entry))
         if page != 0:
+            count_scanned(cpu)
             isolate_page(cpu, page)
 
 
@@ -172,6 +182,7 @@ def isolate_mm(cpu: int, mm: int) -> int:
     held = load(cpu + CPU.mmap_lock_held)
     own = held != 0 and (held & HELD_OTHER) == 0 and load(cpu + CPU.mm) == mm
     if own == 0 and mmap_read_trylock(cpu, mm) == 0:
+        count_scanned(cpu)
         return 0
     address = read_once(mm + MM.scan_address)
     vma = find_vma(cpu, mm, address)
@@ -308,6 +319,7 @@ def shrink_mms(cpu: int, target: int) -> int:
 def try_to_free_pages(cpu: int) -> int:
     """Reclaim some frames for this CPU; returns how many were freed."""
     memalloc_noreclaim_save(cpu)
+    store(cpu + CPU.reclaim + RECLAIM.nr_scanned, 0)
     freed = 0
     for _ in range(RECLAIM_PASSES):
         if freed < SWAP_CLUSTER_MAX:
@@ -320,8 +332,9 @@ def try_to_free_pages(cpu: int) -> int:
 def alloc_pages_slowpath(cpu: int) -> int:
     """Reclaim until there is a frame; returns it, taken off the list, or 0: out of memory.
 
-    Called outside all spinlocks.  Frames that others have reclaimed and keep on their lists are
-    out of reach, so one failure may be bad luck.  Source: __alloc_pages_slowpath.
+    Called outside all spinlocks.  If reclaim does not help, all CPUs are asked for what they keep;
+    who has pages isolated meanwhile has let go of them then.  Source: __alloc_pages_slowpath,
+    should_reclaim_retry.
     """
     if load(cpu + CPU.reclaim + RECLAIM.forbidden):
         return 0
@@ -329,13 +342,13 @@ def alloc_pages_slowpath(cpu: int) -> int:
     failures = 0
     while failures < MAX_RECLAIM_RETRIES:
         wakeup_kswapd(cpu)
-        freed = try_to_free_pages(cpu)
-        if freed == 0:
-            failures += 1
-        if freed != 0 or zones_free(cpu) != 0:
+        failures = failures + 1 if try_to_free_pages(cpu) == 0 else 0
+        page = rmqueue(cpu)
+        if page == 0:
+            drain_all_pages(cpu)
             page = rmqueue(cpu)
-            if page != 0:
-                return page
+        if page != 0 or load(cpu + CPU.reclaim + RECLAIM.nr_scanned) == 0:
+            return page
     return 0
 
 
@@ -351,15 +364,6 @@ def wakeup_kswapd(cpu: int) -> None:
     asleep = load(cpu + CPU.system) + SYSTEM.kswapd_asleep
     if read_once(asleep) != 0 and xchg(asleep, 0) != 0:
         futex_wake(asleep, 1)
-
-
-@kernel
-def zones_free(cpu: int) -> int:
-    """Return how many frames are in the pools of all nodes, as of some moments."""
-    free = 0
-    for nid in range(load(load(cpu + CPU.system) + SYSTEM.nr_nodes)):
-        free += read_once(node_zone(cpu, nid) + ZONE_FREE)
-    return free
 
 
 @kernel
@@ -383,7 +387,7 @@ def kswapd_op(cpu: int) -> int:
     freed = 1
     while freed != 0 and zone_below(cpu, SYSTEM.wmark_high):
         freed = try_to_free_pages(cpu)
-        drain_local_pages(cpu)
+        drain_pages(cpu, cpu)
         cond_resched(cpu)
     asleep = load(cpu + CPU.system) + SYSTEM.kswapd_asleep
     xchg(asleep, 1)

@@ -161,6 +161,21 @@ def cpu_running(good: GoodSegment) -> None:
     good.segment.cpus["state"][1] = CpuState.RUNNING
 
 
+@corruptions.reports("^CPU 1 is frozen: a drainer never let go of it$")
+def cpu_frozen(good: GoodSegment) -> None:
+    good.segment.cpus["state"][1] = CpuState.FROZEN
+
+
+@corruptions.reports("^objects from 0x[0-9a-f]+ on wait for a grace period on no CPU's queue$")
+def orphans(good: GoodSegment) -> None:
+    good.segment.system["rcu_orphans"] = good.segment.address["vmemmap"]
+
+
+@corruptions.reports("^drain_lock is held by CPU 1$")
+def drain_lock_held(good: GoodSegment) -> None:
+    good.segment.system["drain_lock"] = 2
+
+
 @corruptions.reports("^CPU 0 has interrupts off")
 def interrupts_off(good: GoodSegment) -> None:
     good.segment.cpus["irqs_disabled"][0] = 1
