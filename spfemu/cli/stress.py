@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,12 +13,13 @@ from spfemu.cli.progress import progress
 from spfemu.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from spfemu.stress.hunt import HuntResult
+    from spfemu.stress.hunt import HuntPlan, HuntResult
 
 ALL = "all"
 NOT_IN_ALL = ("bare", "spf-relookup")
 """Keeps no promise; is documented as unsafe."""
 REPORT_FILE = "spfemu-stress.json"
+STEPPING_SECONDS = 30.0
 
 
 def _hunted() -> tuple[str, ...]:
@@ -105,19 +107,36 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     from spfemu.stress.hunt import hunt
 
     results: list[HuntResult] = []
-    with progress(quiet=given["quiet"]) as show:
-        for plan in plans:
+    for plan in plans:
+        with progress(quiet=given["quiet"]) as show:
             results.append(hunt(plan, show))
-            if results[-1].partial or results[-1].violation is not None:
-                break
-    for plan, result in zip(plans, results, strict=False):
-        printer.result(report.text(result))
-        if result.violation is not None:
-            output.write_file(given["report_path"], report.encode_found(plan, result))
-            printer.note(f"wrote {given['report_path']}: spfemu stress --replay repeats it")
+        printer.result(report.text(results[-1]))
+        if results[-1].violation is not None:
+            _follow_up(plan, results[-1], printer, given)
+        if results[-1].partial or results[-1].violation is not None:
+            break
     if given["json_path"] is not None:
         output.write_bytes(given["json_path"], report.encode(results))
     ctx.exit(_exit_code(results))
+
+
+def _follow_up(
+    plan: HuntPlan, result: HuntResult, printer: output.Printer, given: dict[str, Any]
+) -> None:
+    """Write the report, then look for the same in steps, where it can be repeated exactly."""
+    from spfemu.stress import report
+    from spfemu.stress.stepping import reproduce_apart
+
+    found = result.violation
+    assert found is not None
+    assert result.round_seed is not None
+    output.write_file(given["report_path"], report.encode_found(plan, result))
+    printer.note(f"wrote {given['report_path']}: spfemu stress --replay repeats the round")
+    with progress(quiet=given["quiet"]) as show:
+        show(f"stepping, up to {STEPPING_SECONDS:g} s", None)
+        small = replace(plan, workers=1, writers=1) if plan.writers else plan
+        stepped = reproduce_apart(small.plan(result.round_seed), found.promise, STEPPING_SECONDS)
+    printer.result(report.stepped_text(stepped, STEPPING_SECONDS))
 
 
 def _plans(given: dict[str, Any]) -> list[Any]:
@@ -136,8 +155,6 @@ def _plans(given: dict[str, Any]) -> list[Any]:
         delays=given["delays"] == "on",
         **seed,
     )
-    from dataclasses import replace
-
     return [replace(first, protocol=name) for name in names]
 
 

@@ -187,13 +187,14 @@ def compose(
     config: Mapping[str, int] | None = None,
     overrides: Sequence[str] = (),
     oracles: Sequence[types.ModuleType] = (),
+    entry_points: Sequence[str] = ENTRY_POINTS,
 ) -> Program:
     """Return the program that workers of a measurement run.
 
     Layers, the later ones replacing functions of the earlier: the emulated kernel, the protocol,
     the workload, on the host target the real kernel's calls, the override files.  The oracles
-    (see spfemu/stress) stand around all that.  What no worker can reach is left out; assertions and
-    the kernel's own threads too unless `config` asks for CONFIG_DEBUG_VM and CONFIG_KTHREADS.
+    (see spfemu/stress) stand around all that.  What no entry point reaches is left out; assertions
+    and the kernel's own threads too unless `config` asks for CONFIG_DEBUG_VM and CONFIG_KTHREADS.
     Raises UsageError for a name that is not known, KernelSourceError for an override or oracle that
     cannot be used.
     """
@@ -215,7 +216,7 @@ def compose(
     wrappers = oracle_layers(oracles) if oracles else []
     elsewhere = _all_names() if oracles else ()
     program = link(layers, measured, overrides, wrappers, elsewhere)
-    return reachable(program, [*ENTRY_POINTS, *(h for h in HOOKS if h in program.functions)])
+    return reachable(program, [*entry_points, *(h for h in HOOKS if h in program.functions)])
 
 
 @cache

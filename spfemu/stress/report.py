@@ -16,6 +16,7 @@ from spfemu.errors import ResourceError, UsageError
 from spfemu.layout import layout_hash
 from spfemu.results import Override
 from spfemu.stress.hunt import HuntPlan, HuntResult
+from spfemu.stress.stepping import Reproduced
 
 SCHEMA = "spfemu-stress-1"
 REPORT_SCHEMA = "spfemu-stress-report-1"
@@ -160,6 +161,22 @@ def read(path: str, overrides: tuple[str, ...], seconds: float) -> HuntPlan:
         report.seed,
         overrides,
         report.delays,
+    )
+
+
+def stepped_text(found: Reproduced | None, seconds: float) -> str:
+    """Say whether the stepped engine breaks the same promise, and how at its shortest."""
+    if found is None:
+        return f"the stepped engine did not break the same promise within {seconds:g} s"
+    operations = sum(found.attempt.operations)
+    return "\n".join(
+        (
+            "",
+            found.history,
+            f"the stepped engine breaks the same promise: {found.violation}",
+            f"in {operations} operations and {len(found.attempt.turns)} turns: {found.schedule()}",
+            f"(the shortest of {found.attempts:,} attempts)",
+        )
     )
 
 

@@ -99,7 +99,7 @@ def _of_death(segment: Segment, plan: Plan, error: WorkerDiedError) -> Violation
         return recorded
     failed = np.flatnonzero(segment.cpus["failed"])
     if len(failed):
-        return _of_failure(segment, plan, int(failed[0]))
+        return of_failure(segment, plan, int(failed[0]))
     if isinstance(error, WorkerHangsError):
         return Violation(Promise.PROGRESS, "watchdog", f"A {error}.")
     if error.bug is not None:
@@ -107,6 +107,16 @@ def _of_death(segment: Segment, plan: Plan, error: WorkerDiedError) -> Violation
         promise = OF_BUG.get(bug, Promise.ACCOUNTING)
         return Violation(promise, f"assertion {bug.name}", f"A {error}.")
     return Violation(Promise.USE_AFTER_FREE, "death of a worker", f"A {error}.")
+
+
+def of_panic(segment: Segment, code: int) -> Violation:
+    """Return the verdict on a CPU that a failed assertion or an oracle has stopped."""
+    recorded = _recorded(segment)
+    if recorded is not None:
+        return recorded
+    name = Bug(code).name if code in set(Bug) else str(code)
+    promise = OF_BUG.get(Bug(code), Promise.ACCOUNTING)
+    return Violation(promise, f"assertion {name}", f"Kernel assertion {name} failed.")
 
 
 def _recorded(segment: Segment) -> Violation | None:
@@ -125,7 +135,7 @@ def _name(segment: Segment, word: int) -> str:
     return symbol(segment, word) or f"{word:#x}"
 
 
-def _of_failure(segment: Segment, plan: Plan, index: int) -> Violation:
+def of_failure(segment: Segment, plan: Plan, index: int) -> Violation:
     """Return the verdict of the mix: a result or contents that no order of calls explains."""
     cpu = segment.cpus[index]
     code = int(cpu["failed"])

@@ -9,6 +9,8 @@ from spfemu.kernel import kernel
 from spfemu.layout import CPU, PAGE_SIZE
 from spfemu.mm.file_table import sys_create
 from spfemu.mm.flags import Errno, FileOps
+from spfemu.mm.sched import cond_resched, cpu_idle_enter, cpu_idle_exit
+from spfemu.mm.worker import worker_operation
 from spfemu.primitives import load, store
 from spfemu.stress.mix.access import owned_access, racing_access
 from spfemu.stress.mix.calls import owned_call
@@ -104,6 +106,19 @@ def writer_op(cpu: int) -> int:
     if kind < 12:
         return wild_call(cpu)
     return owned_op(cpu, kind < 52)
+
+
+@kernel
+def stress_operations(cpu: int, count: int) -> int:
+    """Do some operations of this CPU's role, for a schedule; 0 or the first failure."""
+    cpu_idle_exit(cpu)
+    result = 0
+    for _ in range(count):
+        if result >= 0:
+            result = worker_operation(cpu)
+            cond_resched(cpu)
+    cpu_idle_enter(cpu)
+    return result
 
 
 @kernel
