@@ -30,6 +30,7 @@ ROUND_SECONDS = 1.0
 """Long enough for thousands of operations beside each other, short enough to check often."""
 HANG_SECONDS = 20.0
 SWAP = 16 << 20
+NODES = 2
 SEED_BITS = 48
 
 Show = Callable[[str, float | None], None]
@@ -67,6 +68,7 @@ class HuntPlan:
             seconds=ROUND_SECONDS,
             swap=SWAP,
             khugepaged=True,
+            nodes=NODES,
             seed=seed,
             overrides=self.overrides,
             oracles=True,

@@ -36,6 +36,7 @@ from spfemu.workloads.common import random_below
 READ_WRITE = int(Prot.READ | Prot.WRITE)
 PRIVATE_ANON = int(Map.PRIVATE | Map.ANONYMOUS | Map.FIXED)
 SHARED_ANON = int(Map.SHARED | Map.ANONYMOUS | Map.FIXED)
+STACK_FLAGS = int(Map.PRIVATE | Map.ANONYMOUS | Map.FIXED | Map.GROWSDOWN)
 MOVE = int(Mremap.MAYMOVE | Mremap.FIXED)
 
 
@@ -54,7 +55,10 @@ def owned_call(cpu: int, area: int) -> int:
     if kind <= 5 and area <= Area.OTHER_ANON:
         return move_call(cpu, area, first, last)
     area_call_begin(cpu, area)
-    result = changing_call(cpu, area, kind, first, last)
+    if area == Area.STACK:
+        result = stack_call(cpu, kind)
+    else:
+        result = changing_call(cpu, area, kind, first, last)
     area_call_end(cpu, area)
     return result
 
@@ -210,6 +214,32 @@ def may_return(result: int) -> int:
     return result == 0 or errors or result == -Errno.EAGAIN or result == -Errno.EBUSY
 
 
+# Stacks
+
+
+@kernel
+def stack_call(cpu: int, kind: int) -> int:
+    """Map the stack afresh or drop what it holds; where it ends now, nobody knows."""
+    address = unit_address(Area.STACK, 0)
+    length = owned_length(Area.STACK, 0, UNITS)
+    drop_begin(cpu, Area.STACK, 0, UNITS)
+    if kind & 1:
+        result = sys_munmap(cpu, address, length)
+        if result == 0:
+            address = unit_address(Area.STACK, UNITS - 1)
+            result = sys_mmap(cpu, address, 1 << PAGE_SHIFT, READ_WRITE, STACK_FLAGS)
+            result = expect(cpu, Wrong.CALL, address, address, result)
+    else:
+        result = sys_madvise(cpu, address, length, Madv.DONTNEED)
+        if result == -Errno.ENOMEM:
+            result = 0
+    if kind & 1 or unit_rights(cpu, Area.STACK, 0) == READ_WRITE:
+        set_mapped(cpu, Area.STACK, 0, UNITS, READ_WRITE)
+    else:
+        drop_end(cpu, Area.STACK, 0, UNITS, 0)
+    return expect(cpu, Wrong.CALL, address, 0, result)
+
+
 # Moving
 
 
@@ -238,10 +268,13 @@ def owned_move(cpu: int, area: int, other: int, first: int, last: int) -> int:
     source = unit_address(area, first)
     target = unit_address(other, first)
     length = owned_length(area, first, last)
-    result = sys_mremap(cpu, source, length, length, MOVE, target)
+    flags = MOVE
+    if random_below(cpu, 4) == 0:
+        flags = MOVE | Mremap.DONTUNMAP
+    result = sys_mremap(cpu, source, length, length, flags, target)
     if result == target:
         for unit in range(first, last):
-            move_unit(cpu, area, other, unit)
+            move_unit(cpu, area, other, unit, flags != MOVE)
         return 0
     if result != -Errno.EFAULT:
         return expect(cpu, Wrong.CALL, source, target, result)
@@ -257,13 +290,17 @@ def owned_move(cpu: int, area: int, other: int, first: int, last: int) -> int:
 
 
 @kernel
-def move_unit(cpu: int, area: int, other: int, unit: int) -> None:
-    """Note that a unit has gone to the other area; where there is a hole, nothing moves."""
+def move_unit(cpu: int, area: int, other: int, unit: int, keeps: int) -> None:
+    """Note that a unit has gone to the other area; where there is a hole, nothing moves.
+
+    With `keeps` (MREMAP_DONTUNMAP) an empty mapping stays behind.
+    """
     words = model_unit(cpu, area, unit)
     if load(words + UnitWord.RIGHTS) < 0:
         return
     moved = model_unit(cpu, other, unit)
     store(moved + UnitWord.RIGHTS, load(words + UnitWord.RIGHTS))
     store(moved + UnitWord.VALUE, load(words + UnitWord.VALUE))
-    store(words + UnitWord.RIGHTS, NOT_MAPPED)
+    if keeps == 0:
+        store(words + UnitWord.RIGHTS, NOT_MAPPED)
     forget_unit(cpu, area, unit)

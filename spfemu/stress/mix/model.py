@@ -33,6 +33,7 @@ HUGE_UNIT_PAGES = 64
 SMALL_FIRST = (1 << 30) - (3 * UNITS << PAGE_SHIFT)
 """The small areas lie side by side across a multiple of 1 GiB: they share VMAs and tables."""
 HUGE_FIRST = 1 << 31
+STACK_FIRST = 3 << 30
 NOT_MAPPED = -1
 
 
@@ -48,6 +49,8 @@ class Area(IntEnum):
     """Anonymous; calls take no lock of the model and overlap."""
     HUGE = 6
     """Anonymous, large enough for khugepaged."""
+    STACK = 7
+    """Grows down: only the last unit is mapped, the others come by being touched."""
 
 
 NR_AREAS = len(Area)
@@ -165,6 +168,8 @@ def unit_address(area: int, unit: int) -> int:
     """Virtual address of a unit, or of the end of the area."""
     if area == Area.HUGE:
         return HUGE_FIRST + (unit << unit_shift(area))
+    if area == Area.STACK:
+        return STACK_FIRST + (unit << PAGE_SHIFT)
     return SMALL_FIRST + ((area * UNITS + unit) << PAGE_SHIFT)
 
 

@@ -106,7 +106,9 @@ def device_call(cpu: int, area: int, unit: int) -> int:
     expected = access_result(cpu, area, unit, 1)
     pages = bio_map_user(cpu, address, 1)
     if pages <= 0:
-        return 0 if expected != 0 else stress_wrong(cpu, Wrong.DMA, address, 1, pages)
+        # since 6.5 no pin lets a stack grow
+        may_fail = expected != 0 or area == Area.STACK
+        return 0 if may_fail else stress_wrong(cpu, Wrong.DMA, address, 1, pages)
     value = random_below(cpu, 1 << 30) + 1
     dma_write(cpu, 0, value)
     set_unit_value(cpu, area, unit, value)
