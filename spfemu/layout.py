@@ -564,6 +564,15 @@ class HISTOGRAM(Struct, pad_to_line=True):
     max = word("largest value [cycles]", lock="owner")
 
 
+class SHADOW(Struct):
+    """Whether an object of a slab or a frame is free, and who freed it, for the oracle `kasan`."""
+
+    freed_by = word("address of the CPU block of who freed it last; 0: in use", lock="that of it")
+    time = word("cycle count then", lock="as freed_by")
+    site = word("last access of that CPU before: a site, plus 1", lock="as freed_by")
+    nr_frees = word("how often it was freed", lock="as freed_by")
+
+
 class STRESS(Struct, pad_to_line=True):
     """What oracles share: the first broken promise that one of them saw, parameters of delays."""
 
@@ -579,6 +588,15 @@ class STRESS(Struct, pad_to_line=True):
     delay_sleep = word("longest one in which it sleeps [ns]")
     nr_focus = word("sites in `focus`")
     focus = word("sites that are chosen half of the time", count=FOCUS_MAX)
+    frame_shadow = word("address of the SHADOW of frame 0", line=True)
+    mm_shadow = word("that of the first mm")
+    anon_vma_shadow = word("that of the first ANON_VMA")
+    avc_shadow = word("that of the first ANON_VMA_CHAIN")
+    file_shadow = word("that of the first FILE")
+    mapping_shadow = word("that of the first ADDRESS_SPACE")
+    notifier_shadow = word("that of the first MMU_NOTIFIER")
+    vma_shadow = word("that of the first VMA")
+    uffd_shadow = word("that of the first USERFAULTFD_CTX")
     nr_sites = word("sites in `sites`", lock="atomic", line=True)
     sites = word("sites that some CPU has passed", lock="nr_sites", line=True, count=SITES_MAX)
     passed = word("by site: 1 if it is among them", lock="atomic", count=SITES_MAX)
@@ -603,6 +621,10 @@ class STRESS_CPU(Struct, pad_to_line=True):
     torn = word("of them, torn ones", lock="owner")
     torn_vma = word("the VMA if the last copy was torn, else 0", lock="owner")
     hot_spin = word("longest of them [cycles]", lock="owner", line=True)
+    site = word("its last access: a site, plus 1", lock="owner")
+    exempt = word("Exempt: free objects that it may touch now", lock="owner")
+    vma = word("VMA that its fault has locked, or 0", lock="owner")
+    vma_generation = word("its generation then", lock="owner")
     timer = word("futex word of its sleeps: 0", lock="init")
     history = word(
         "ring of (time, site, argument or result)",

@@ -39,6 +39,7 @@ from spfemu.layout import (
     PAGE,
     PAGE_SIZE,
     RECLAIM,
+    SHADOW,
     STRESS,
     STRESS_CPU,
     SWAP_CLUSTER,
@@ -148,6 +149,20 @@ class Geometry:
         """Frames of each node but the last, which may have fewer; huge frames are of no node."""
         return -(-self.nr_small // self.nr_nodes)
 
+    def shadowed(self) -> dict[str, int]:
+        """Return how many objects of each kind have a SHADOW, in order, by the field of STRESS."""
+        return {
+            "frame_shadow": self.nr_frames,
+            "mm_shadow": self.nr_mms + self.nr_spare_mms,
+            "anon_vma_shadow": self.nr_anon_vmas,
+            "avc_shadow": self.nr_avcs,
+            "file_shadow": self.nr_files,
+            "mapping_shadow": self.nr_files,
+            "notifier_shadow": self.nr_notifiers,
+            "vma_shadow": self.nr_vmas,
+            "uffd_shadow": self.nr_uffds,
+        }
+
     def areas(self) -> dict[str, tuple[int, int]]:
         """Return (offset, size) in bytes of each area, in order."""
         areas = {}
@@ -172,6 +187,7 @@ class Geometry:
             ("stress_area", STRESS.SIZE * self.stress, 128),
             ("stress_cpus", STRESS_CPU.SIZE * self.nr_cpus * self.stress, 128),
             ("vma_stamps", VMA_STAMPS.SIZE * self.nr_vmas * self.stress, 128),
+            ("shadow", SHADOW.SIZE * sum(self.shadowed().values()) * self.stress, 128),
             ("vmemmap", PAGE.SIZE * self.nr_frames, 128),
             ("huge_pages", HUGE_PAGE.SIZE * self.nr_huge, 128),
             ("frames", PAGE_SIZE * self.nr_frames, PAGE_SIZE),
@@ -201,9 +217,9 @@ class Segment:
     """One mapped segment with NumPy views of its structs.
 
     `system`, `cpus`, `mms`, `histograms`, `anon_vmas`, `avcs`, `files`, `mappings`, `notifiers`,
-    `vmas`, `uffds`, `swap_slots`, `swap_clusters`, `pages`, `huge_pages`, `stress`, `stress_cpus`
-    are structured arrays, `words` is all of it as int64; all are live views.  The mapping goes with
-    the last view.
+    `vmas`, `uffds`, `swap_slots`, `swap_clusters`, `pages`, `huge_pages`, `stress`, `stress_cpus`,
+    `shadow` are structured arrays, `words` is all of it as int64; all are live views.  The mapping
+    goes with the last view.
     """
 
     def __init__(self, fd: int, base: int, geometry: Geometry) -> None:
@@ -232,6 +248,8 @@ class Segment:
         self.swap_clusters = self._view("swap_clusters", SWAP_CLUSTER, geometry.nr_swap_clusters)
         self.stress = self._view("stress_area", STRESS, geometry.stress)
         self.stress_cpus = self._view("stress_cpus", STRESS_CPU, geometry.nr_cpus * geometry.stress)
+        shadows = sum(geometry.shadowed().values()) * geometry.stress
+        self.shadow = self._view("shadow", SHADOW, shadows)
         self.pages = self._view("vmemmap", PAGE, geometry.nr_frames)
 
     def _view(self, area: str, struct: type[Struct], count: int) -> NDArray[Any]:
@@ -337,6 +355,7 @@ class Segment:
         system["cycles_per_tick"] = CYCLES_PER_TICK
         system["rcu_gp"] = 1
         self._reset_cpus(seed)
+        self._reset_stress()
         self._reset_frames()
         self._reset_swap()
         self._reset_mms()
@@ -370,9 +389,6 @@ class Segment:
         cpus["tlb_tag"] = TLB_GENERATION
         cpus["rcu_qs"] = 1
         self._reset_nodes(index % g.nr_nodes)
-        if g.stress:
-            cpus["stress"] = self.address["stress_cpus"] + index * STRESS_CPU.SIZE
-            self.stress_cpus["stress"] = self.address["stress_area"]
         # any odd spread of the seed will do; zero would stay zero in an xorshift generator
         mask = (1 << 62) - 1
         mixed = (index + 1) * 0x9E3779B97F4A7C1 + (seed * 0x2545F4914F6CDD1 & mask)
@@ -385,6 +401,19 @@ class Segment:
         self.cpus["node"] = node
         self.cpus["node_start"] = vmemmap + node * g.frames_per_node * PAGE.SIZE
         self.cpus["node_end"] = self.cpus["node_start"] + g.frames_per_node * PAGE.SIZE
+
+    def _reset_stress(self) -> None:
+        """Let CPUs find what oracles use."""
+        g = self.geometry
+        if not g.stress:
+            return
+        index = np.arange(g.nr_cpus, dtype=np.int64)
+        self.cpus["stress"] = self.address["stress_cpus"] + index * STRESS_CPU.SIZE
+        self.stress_cpus["stress"] = self.address["stress_area"]
+        shadow = self.address["shadow"]
+        for name, count in g.shadowed().items():
+            self.stress[name] = shadow
+            shadow += count * SHADOW.SIZE
 
     def _reset_frames(self) -> None:
         g, pages = self.geometry, self.pages

@@ -145,8 +145,9 @@ def protocols() -> dict[str, types.ModuleType]:
 
 
 def oracles() -> list[types.ModuleType]:
-    """All modules of kernel functions that watch what a stress run does."""
-    return list(_modules(spfemu.stress.oracles).values())
+    """All modules of kernel functions that watch what a stress run does, the inner ones first."""
+    modules = _modules(spfemu.stress.oracles).values()
+    return sorted(modules, key=lambda module: getattr(module, "OUTERMOST", False))
 
 
 def list_workloads() -> dict[str, str]:
@@ -214,13 +215,13 @@ def compose(
     if not measured["CONFIG_KTHREADS"]:
         layers.append(functions_of(importlib.import_module("spfemu.workloads.no_kthreads")))
     wrappers = oracle_layers(oracles) if oracles else []
-    elsewhere = _all_names() if oracles else ()
+    elsewhere = all_names() if oracles else ()
     program = link(layers, measured, overrides, wrappers, elsewhere)
     return reachable(program, [*entry_points, *(h for h in HOOKS if h in program.functions)])
 
 
 @cache
-def _all_names() -> frozenset[str]:
+def all_names() -> frozenset[str]:
     """Names of the kernel functions of all protocols and workloads."""
     modules = [*protocols().values(), *_modules(spfemu.workloads).values()]
     return frozenset(name for module in modules for name in functions_of(module))

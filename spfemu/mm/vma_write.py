@@ -10,6 +10,12 @@ from spfemu.kernel import kernel
 
 
 @kernel
+def vma_slab_typesafe() -> int:
+    """Tell whether freed VMAs are used again at once, though lookups may meet them: 0 or 1."""
+    return 0
+
+
+@kernel
 def vma_lock_init(cpu: int, vma: int) -> None:
     """Prepare the lock of a VMA that has just been allocated."""
 

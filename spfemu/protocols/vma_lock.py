@@ -20,7 +20,8 @@ from spfemu.mm.flags import VM_UFFD_FLAGS, FaultFlag, VmFault
 from spfemu.mm.memory import access_error, handle_mm_fault, pte_map_lock_nonspec
 from spfemu.mm.rcu import call_rcu, rcu_read_lock, rcu_read_unlock
 from spfemu.mm.rwsem import down_read_trylock, down_write, up_read, up_write
-from spfemu.mm.vma import SlabState, __find_vma
+from spfemu.mm.vma import SlabState, __find_vma, vm_area_free_rcu
+from spfemu.mm.vma_write import vma_slab_typesafe
 from spfemu.mm.vmstat import count_vm_event
 from spfemu.primitives import (
     load,
@@ -207,7 +208,11 @@ def vmas_mark_detached(cpu: int, vma: int) -> None:
 def vm_area_free(cpu: int, vma: int) -> None:
     """Free an unlinked VMA after a grace period; the fault of a single thread may be looking too.
 
-    Source: kernel/fork.c, with CONFIG_PER_VMA_LOCK.
+    At once if its memory stays a VMA's (SLAB_TYPESAFE_BY_RCU).  Source: kernel/fork.c, with
+    CONFIG_PER_VMA_LOCK.
     """
+    if vma_slab_typesafe():
+        vm_area_free_rcu(cpu, vma)
+        return
     store(vma + VMA.slab_state, SlabState.RCU_PENDING)
     call_rcu(cpu, vma)

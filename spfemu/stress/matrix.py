@@ -63,7 +63,7 @@ def by_schedule(mutant: Mutant, seconds: float) -> Kill | None:
         return None
     one = schedules()[mutant.schedule]
     config = {**one.config, **mutant.config}
-    engine = StepEngine(program(mutant.protocol, (mutant.path,), None, None, **config))
+    engine = StepEngine(program(mutant.protocol, (mutant.path,), None, None, (), **config))
     began = time.monotonic()
     # a broken kernel may crash its process or never come back
     try:

@@ -28,6 +28,8 @@ from spfemu.primitives import (
     xchg,
 )
 
+OUTERMOST = True
+"""Around all other oracles: a delay comes before they look, or it would part look and access."""
 HOT_DELAYS = 20
 LOOK_MASK = 511
 """A CPU looks at the time after at most so many accesses."""

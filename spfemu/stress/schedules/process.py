@@ -4,7 +4,8 @@
 import contextlib
 import importlib
 import pkgutil
-from collections.abc import Iterator, Mapping
+import types
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import spfemu.mm
@@ -14,10 +15,12 @@ from spfemu.engines.source import KernelFunction, Program, functions_of, link
 from spfemu.engines.stepped import StepEngine
 from spfemu.events import ABORT_REASONS, VMA_LOCK_ABORT_REASONS, Event
 from spfemu.layout import PAGE, PAGE_SIZE
+from spfemu.measure.build import all_names
 from spfemu.mm import worker
 from spfemu.mm.flags import FileOps, Map
 from spfemu.protocols import protocol_functions
 from spfemu.segment import Geometry, Segment
+from spfemu.stress import oracle_layers
 from spfemu.stress.schedules import calls, uffd_calls
 from spfemu.stress.schedules.calls import FIXED, RW
 
@@ -27,11 +30,12 @@ def program(
     overrides: tuple[str, ...] = (),
     layer: Mapping[str, KernelFunction] | None = None,
     wrapper: Mapping[str, KernelFunction] | None = None,
+    oracles: Sequence[types.ModuleType] = (),
     **config: int,
 ) -> Program:
     """Link the whole kernel with a protocol, the threads' calls, more of them, and overrides.
 
-    `wrapper` is what stands around all that.
+    `oracles` stand around all that, and `wrapper` around them.
     """
     names = [f"spfemu.mm.{m.name}" for m in pkgutil.iter_modules(spfemu.mm.__path__)]
     modules = [importlib.import_module(n) for n in names]
@@ -40,7 +44,8 @@ def program(
     # the worker's loop belongs to workloads, which nothing here runs
     loop = functions_of(worker)
     layers.append({name: loop[name] for name in ("cpu_online", "cpu_offline")})
-    return link([*layers, layer or {}], config, overrides, [wrapper or {}])
+    wrappers = [*(oracle_layers(oracles) if oracles else []), wrapper or {}]
+    return link([*layers, layer or {}], config, overrides, wrappers, all_names())
 
 
 class Process:

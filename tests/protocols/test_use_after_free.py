@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: MIT
+"""The oracle kasan sees what is touched after it was freed, and nothing else."""
+
+import pytest
+from test_random_schedules import AREA, CALLS, PAGE, outcome
+
+from spfemu.engines.plain import KernelPanic
+from spfemu.engines.script import after, before, waits
+from spfemu.engines.stepped import StepEngine
+from spfemu.engines.symbols import symbol
+from spfemu.layout import SHADOW
+from spfemu.mm.bug import Bug
+from spfemu.mm.flags import Prot
+from spfemu.segment import Geometry, Segment
+from spfemu.stress.oracles import kasan
+from spfemu.stress.promises import Promise
+from spfemu.stress.schedules.calls import FIXED, RW
+from spfemu.stress.schedules.process import Process, Threads, program
+
+SEEDS = range(3)
+NEW = AREA + (1 << 30)
+"""Mapped, but nobody has been there: to unmap it takes no flush."""
+LENGTH = 4 << 12
+HEADER = """
+from spfemu.kernel import *
+from spfemu.layout import *
+from spfemu.mm.flags import *
+from spfemu.mm.pgtable import *
+from spfemu.mm.spinlock import *
+from spfemu.mm.vma import *
+from spfemu.primitives import *
+"""
+
+# Kernels with broken functions; which one is broken, a word of the segment says (0: none), so that
+# few programs are compiled.
+VMA_AT_ONCE, TABLE_BEFORE_FLUSH, LOCK_WITHOUT_TABLE, NO_FLUSH, LOST_REFERENCE = range(1, 6)
+SPF = """
+@kernel
+def broken() -> int:
+    return load(load(load(this_cpu() + CPU.system) + SYSTEM.scratch))
+
+
+@around
+def vm_area_free(cpu: int, vma: int) -> None:
+    if broken() == 1:
+        vm_area_free_rcu(cpu, vma)
+    else:
+        proceed(cpu, vma)
+
+
+@around
+def tlb_remove_table(cpu: int, page: int) -> None:
+    if broken() == 2:
+        free_table_now(cpu, page)
+    else:
+        proceed(cpu, page)
+
+
+@around
+def pte_map_lock_speculative(cpu: int, vmf: int) -> int:
+    if broken() != 3:
+        return proceed(cpu, vmf)
+    pmd = load(vmf + VMF.orig_pmd)
+    ptl = pte_lockptr(cpu, pmd)
+    if spin_trylock(cpu, ptl) == 0:
+        return 0
+    store(vmf + VMF.pte, pte_offset(pmd, load(vmf + VMF.address)))
+    store(vmf + VMF.ptl, ptl)
+    return 1
+
+
+@around
+def flush_tlb_mm(cpu: int, mm: int) -> None:
+    if broken() != 4:
+        proceed(cpu, mm)
+
+
+@around
+def anon_vma_chain_link(vma: int, avc: int, anon_vma: int) -> None:
+    proceed(vma, avc, anon_vma)
+    if broken() == 5:
+        store(anon_vma + ANON_VMA.refcount, 1)
+"""
+NOBODY_WAITS = """
+@kernel
+def vma_start_write(cpu: int, vma: int) -> None:
+    pass
+
+
+@kernel
+def vma_mark_detached(cpu: int, vma: int) -> None:
+    atomic_fetch_add(vma + VMA.vm_refcnt, -2)
+"""
+
+
+@pytest.fixture(scope="module")
+def broken_engine(own_cache, tmp_path_factory):
+    """Make the stepped kernel with the oracle and broken functions."""
+
+    def make(protocol, text):
+        path = tmp_path_factory.mktemp(protocol) / "broken.py"
+        path.write_text(HEADER + text)
+        # without the kernel's own assertions, which would see some of it first
+        config = {"CONFIG_DEBUG_VM": 0, "CONFIG_MMU_GATHER_RCU_TABLE_FREE": 0}
+        return StepEngine(program(protocol, (str(path),), oracles=[kasan], **config))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def broken_spf(broken_engine):
+    return broken_engine("spf", SPF)
+
+
+@pytest.fixture(scope="module")
+def broken_refcount(broken_engine):
+    return broken_engine("vma-refcount", NOBODY_WAITS)
+
+
+@pytest.fixture
+def segment():
+    made = Segment.create(Geometry(nr_cpus=3, stress=1))
+    yield made
+    made.close()
+
+
+def prepared(engine, segment, broken=0):
+    """A process with both areas mapped and AREA used; from here on something is broken."""
+    process = Process(engine, segment)
+    process.map(AREA, 4)
+    process.map(NEW, 4)
+    process.write(AREA, 1)
+    segment.words[(segment.scratch(0) - segment.base) // 8] = broken
+    return process
+
+
+def found(engine, segment):
+    """What was touched, who had freed it and where."""
+    record = segment.stress[0]
+    assert record["kind"] == Promise.USE_AFTER_FREE
+    shadow = segment.shadow[(int(record["b"]) - segment.address["shadow"]) // SHADOW.SIZE]
+    assert shadow["time"] < record["time"]
+    freed_in = engine.sites[int(shadow["site"]) - 1].function
+    return symbol(segment, int(record["a"])), symbol(segment, int(shadow["freed_by"])), freed_in
+
+
+def touched(cpu):
+    """Let a CPU go on to where it touches what is free."""
+    with pytest.raises(KernelPanic) as stopped:
+        cpu.runs_to_end()
+    assert stopped.value.code == Bug.PROMISE_BROKEN
+    return found(cpu.script.engine, cpu.script.process.segment)
+
+
+@pytest.mark.parametrize("protocol", ["spf", "spf-vma-v11", "vma-refcount"])
+def test_protocols_touch_nothing_that_is_free(own_cache, segment, protocol):
+    process = Process(StepEngine(program(protocol, oracles=[kasan])), segment)
+    for calls in CALLS.values():
+        for prepared in ("fresh", "written"):
+            for seed in SEEDS:
+                _results, violations, schedule = outcome(process, calls, seed, prepared)
+                assert violations == [], (seed, schedule)
+
+
+def test_a_vma_freed_without_a_grace_period(broken_spf, segment):
+    with Threads(prepared(broken_spf, segment, VMA_AT_ONCE)) as threads:
+        a, b = threads.thread("A", "write", NEW, 7), threads.thread("B", "munmap", NEW, LENGTH)
+        a.runs_until(before("copy_pvma"))
+        b.runs_to_end()
+        object_, freed_by, freed_in = touched(a)
+    assert object_.startswith("vma[")
+    assert (freed_by, freed_in) == ("cpu1", "vm_area_free_rcu")
+
+
+def test_a_table_freed_before_the_flush(broken_spf, segment):
+    with Threads(prepared(broken_spf, segment, TABLE_BEFORE_FLUSH)) as threads:
+        a, b = threads.thread("A", "write", PAGE, 7), threads.thread("B", "munmap", AREA, LENGTH)
+        a.runs_until(before("pte_offset", inside="do_handle_mm_fault"))
+        b.runs_until(waits())
+        object_, freed_by, freed_in = touched(a)
+    assert object_.startswith("frame[")
+    assert (freed_by, freed_in) == ("cpu1", "free_table_now")
+
+
+def test_a_lock_taken_when_nothing_keeps_its_table(broken_spf, segment):
+    with Threads(prepared(broken_spf, segment, LOCK_WITHOUT_TABLE)) as threads:
+        a, b = threads.thread("A", "write", PAGE, 7), threads.thread("B", "munmap", AREA, LENGTH)
+        a.runs_until(before("speculative_page_walk_end"))
+        b.runs_until(waits())
+        a.runs_until(before("pte_map_lock_speculative"))
+        b.runs_to_end()
+        object_, freed_by, freed_in = touched(a)
+    assert object_.endswith("].ptl")
+    assert (freed_by, freed_in) == ("cpu1", "free_table_now")
+
+
+def test_a_frame_freed_before_the_flush(broken_spf, segment):
+    with Threads(prepared(broken_spf, segment, NO_FLUSH)) as threads:
+        a, b = threads.thread("A", "write", AREA, 7), threads.thread("B", "munmap", AREA, LENGTH)
+        a.runs_until(after("translate"))
+        b.runs_to_end()
+        object_, freed_by, freed_in = touched(a)
+    assert object_.startswith("frame[")
+    assert (freed_by, freed_in) == ("cpu1", "put_page")
+
+
+def test_an_anon_vma_freed_while_another_vma_has_it(broken_spf, segment):
+    process = prepared(broken_spf, segment, LOST_REFERENCE)
+    process.call("mprotect", AREA, 4096, int(Prot.READ))
+    process.call("munmap", AREA, 4096)
+    with pytest.raises(KernelPanic):
+        process.call("munmap", AREA + 4096, LENGTH - 4096)
+    object_, freed_by, freed_in = found(broken_spf, segment)
+    assert object_.startswith("anon_vma[")
+    assert (freed_by, freed_in) == ("cpu2", "anon_vma_free")
+
+
+def test_a_vma_freed_while_a_fault_has_a_reference(broken_refcount, segment):
+    with Threads(prepared(broken_refcount, segment)) as threads:
+        a, b = threads.thread("A", "write", NEW, 7), threads.thread("B", "munmap", NEW, LENGTH)
+        a.runs_until(before("handle_mm_fault"))
+        b.runs_to_end()
+        object_, freed_by, freed_in = touched(a)
+    assert object_.startswith("vma[")
+    assert (freed_by, freed_in) == ("cpu1", "vm_area_free_rcu")
+
+
+def test_a_vma_used_again_while_a_fault_has_a_reference(broken_refcount, segment):
+    process = prepared(broken_refcount, segment)
+    with Threads(process) as threads:
+        a, b = threads.thread("A", "write", NEW, 7), threads.thread("B", "munmap", NEW, LENGTH)
+        a.runs_until(before("handle_mm_fault"))
+        b.runs_to_end()
+        assert process.call("mmap", NEW, LENGTH, RW, FIXED, cpu=1) == NEW
+        object_, _, _ = touched(a)
+    assert object_.startswith("vma[")
+
+
+def test_a_double_free(broken_spf, segment):
+    prepared(broken_spf, segment)
+    cpu = segment.cpu(0)
+    avc = broken_spf.call("anon_vma_chain_alloc", cpu)
+    broken_spf.call("anon_vma_chain_free", cpu, avc)
+    with pytest.raises(KernelPanic):
+        broken_spf.call("anon_vma_chain_free", cpu, avc)
+    assert found(broken_spf, segment)[0] == "avc[0]"
