@@ -56,6 +56,12 @@ HISTORY_ENTRIES = 4096
 """Steps that the history of a CPU holds, in a stress run."""
 HISTORY_WORDS = 3
 """Words of each."""
+HELD_MAX = 256
+"""Locks that a CPU is known to hold at a time: mm_take_all_locks takes two hundred."""
+HELD_WORDS = 3
+"""Words of the note on each: the lock, its class, 1 if it is held for writing."""
+LOCK_CLASSES = 32
+"""Room for classes of locks (see stress/lock_class.py)."""
 SITES_MAX = 1 << 14
 FOCUS_MAX = 512
 """Sites of instrumented code that may be chosen for delays."""
@@ -600,6 +606,12 @@ class STRESS(Struct, pad_to_line=True):
     nr_sites = word("sites in `sites`", lock="atomic", line=True)
     sites = word("sites that some CPU has passed", lock="nr_sites", line=True, count=SITES_MAX)
     passed = word("by site: 1 if it is among them", lock="atomic", count=SITES_MAX)
+    orders = word(
+        "by class of a lock: a bit for each class taken while it was held",
+        lock="atomic",
+        line=True,
+        count=LOCK_CLASSES,
+    )
 
 
 class STRESS_CPU(Struct, pad_to_line=True):
@@ -626,6 +638,15 @@ class STRESS_CPU(Struct, pad_to_line=True):
     vma = word("VMA that its fault has locked, or 0", lock="owner")
     vma_generation = word("its generation then", lock="owner")
     timer = word("futex word of its sleeps: 0", lock="init")
+    wait_class = word("LockClass of what it waits for, or 0", lock="owner")
+    wait_on = word("the lock, or the CPU that has been sent an IPI", lock="owner")
+    wait_number = word("of this wait; each has its own", lock="owner")
+    nr_waits = word("waits so far", lock="owner")
+    sleep_on = word("futex word on which it sleeps until it is woken, or 0", lock="owner")
+    sleep_value = word("what the word was then", lock="owner")
+    nr_held = word("locks in `held`", lock="owner", line=True)
+    lost_held = word("locks that it holds besides, for want of room", lock="owner")
+    held = word("(lock, its class, 1: for writing)", lock="owner", count=HELD_MAX * HELD_WORDS)
     history = word(
         "ring of (time, site, argument or result)",
         lock="owner",

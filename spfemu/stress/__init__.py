@@ -23,8 +23,11 @@ from collections.abc import Iterable
 
 from spfemu.engines.source import KernelFunction, functions_of
 
+COMMON = ("violation", "hooks", "lock_class")
+"""Modules of kernel functions that every program with oracles has."""
+
 
 def oracle_layers(oracles: Iterable[types.ModuleType]) -> list[dict[str, KernelFunction]]:
     """Return the functions of oracles and what oracles use, as `wrappers` for `link`."""
-    common = [importlib.import_module(f"{__name__}.{name}") for name in ("violation", "hooks")]
+    common = [importlib.import_module(f"{__name__}.{name}") for name in COMMON]
     return [functions_of(module) for module in [*common, *oracles]]

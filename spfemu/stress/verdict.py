@@ -14,6 +14,7 @@ from spfemu.measure.plan import Plan
 from spfemu.measure.run import Prepared
 from spfemu.mm.bug import Bug
 from spfemu.segment import Segment
+from spfemu.stress import lock_fault
 from spfemu.stress.history import HistoryTexts, read_history
 from spfemu.stress.mix.model import Wrong
 from spfemu.stress.promises import Promise
@@ -125,8 +126,11 @@ def _recorded(segment: Segment) -> Violation | None:
     if not int(stress["violation"]):
         return None
     promise = next(p for p in Promise if p == int(stress["kind"]))
-    a, b = (_name(segment, int(stress[detail])) for detail in ("a", "b"))
-    what = f"CPU {_seen_by(segment)} broke it, details {a} and {b}."
+    a, b = int(stress["a"]), int(stress["b"])
+    what = f"broke it, details {_name(segment, a)} and {_name(segment, b)}"
+    if promise is Promise.LOCK_ORDER:
+        what = lock_fault.describe(segment, a, b)
+    what = f"CPU {_seen_by(segment)} {what}."
     return Violation(promise, f"oracle of {promise.name}", what)
 
 
