@@ -52,9 +52,9 @@ def command(ctx: click.Context, /, names: tuple[str, ...], **given: Any) -> None
     rows: list[Row] = []
     interrupted = True
     with contextlib.suppress(KeyboardInterrupt), progress(quiet=given["quiet"]) as show:
-        for number, row in enumerate(matrix.run_matrix(chosen, given["seconds"])):
-            rows.append(row)
-            show(f"{row.mutant.name}: {len(chosen) - number - 1} left", (number + 1) / len(chosen))
+        for number, one in enumerate(chosen):
+            show(f"{one.name}, {len(chosen) - number} left", number / len(chosen))
+            rows.append(matrix.try_mutant(one, given["seconds"]))
         interrupted = False
     _print(rows, given["json_path"], interrupted=interrupted)
     if any(row.unexpected for row in rows):
@@ -82,10 +82,7 @@ def _write_json(path: str, rows: list[Row], *, interrupted: bool) -> None:
         "mutants": [_fields(row) for row in rows],
     }
     content = msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
-    if path == output.STDOUT:
-        click.echo(content, nl=False)
-    else:
-        output.write_file(path, content)
+    output.write_bytes(path, content)
 
 
 def _fields(row: Row) -> dict[str, Any]:

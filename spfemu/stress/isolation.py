@@ -42,6 +42,8 @@ def in_child(work: Callable[[], Any], seconds: float) -> Any:
 
 
 def _send(work: Callable[[], Any], sender: Any) -> None:
+    # Ctrl-C is the parent's, who ends this
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         sender.send((work(), None))
     except Exception as error:  # noqa: BLE001 whatever it is, the parent raises it

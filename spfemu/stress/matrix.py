@@ -8,7 +8,7 @@ nothing wrong in that time.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from spfemu.engines.source import KernelSourceError
@@ -89,21 +89,17 @@ def by_stress(mutant: Mutant, seconds: float) -> Kill | None:
     if result.partial:
         raise KeyboardInterrupt
     found = result.violation
-    return (
-        Kill(f"{found.promise.name}, {found.check}: {found.what}", result.seconds)
-        if found
-        else None
-    )
+    if found is None:
+        return None
+    return Kill(f"{found.promise.name}, {found.check}: {found.what}", result.seconds)
 
 
 DETECTORS: Mapping[str, Detector] = {"schedule": by_schedule, "stress": by_stress}
 
 
-def run_matrix(
-    chosen: Iterable[Mutant],
-    seconds: float = SECONDS,
-    detectors: Mapping[str, Detector] = DETECTORS,
-) -> Iterator[Row]:
-    """Let every detector try each mutant for so long; a row for each."""
-    for mutant in chosen:
-        yield Row(mutant, {name: detect(mutant, seconds) for name, detect in detectors.items()})
+def try_mutant(
+    mutant: Mutant, seconds: float = SECONDS, detectors: Mapping[str, Detector] | None = None
+) -> Row:
+    """Let every detector try a mutant for so long."""
+    used = DETECTORS if detectors is None else detectors
+    return Row(mutant, {name: detect(mutant, seconds) for name, detect in used.items()})

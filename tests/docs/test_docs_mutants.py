@@ -2,6 +2,7 @@
 """The table of mutants says what their files say."""
 
 from spfemu.stress.mutant import mutants
+from spfemu.stress.schedules import schedules
 
 
 def test_every_mutant_is_in_the_table(read_page, rows):
@@ -17,3 +18,7 @@ def test_every_mutant_is_in_the_table(read_page, rows):
         assert schedule == (
             f"`{mutant.schedule}`" if mutant.schedule else f"none: {mutant.survives}"
         )
+
+
+def test_every_schedule_shows_a_mutant():
+    assert {mutant.schedule for mutant in mutants().values()} - {None} == set(schedules())

@@ -10,6 +10,7 @@ from spfemu.engines.plain import KernelPanic
 from spfemu.engines.source import KernelFunction
 from spfemu.engines.stepped import StepEngine
 from spfemu.segment import Geometry, Segment
+from spfemu.stress.mutant import mutants
 from spfemu.stress.schedules.process import Process, Threads, program
 
 AREA = 1 << 40
@@ -30,6 +31,13 @@ from spfemu.mm.vma_write import *
 from spfemu.mm.vmstat import count_vm_event
 from spfemu.primitives import *
 """
+
+
+def mutant_engine(
+    protocol: str, name: str, layer: Mapping[str, KernelFunction] | None = None, **config: int
+) -> StepEngine:
+    """Return the stepped kernel with a protocol and a mutant, which may be one of another."""
+    return StepEngine(program(protocol, (mutants()[name].path,), layer, **config))
 
 
 def engine_with(

@@ -6,7 +6,7 @@ fault that copies a page drops the page-table lock for it and passes the gate a 
 """
 
 import pytest
-from mutants import engine_with
+from mutants import mutant_engine
 
 from spfemu.checks import check_segment
 from spfemu.engines.plain import KernelPanic
@@ -297,31 +297,6 @@ def test_a_fork_waits_for_a_fault_behind_its_gate(family, threads):
 
 # Stale translations: a thread goes on writing through its TLB until the fork flushes it
 
-FORK_FLUSHES_LATE = """
-from spfemu.mm.tlb import flush_tlb_mm
-
-@kernel
-def dup_mmap_unlock(cpu: int, mm: int, oldmm: int, rest: int) -> None:
-    mmap_write_unlock(cpu, mm)
-    mpnt = load(oldmm + MM.mmap)
-    while mpnt != rest:
-        vm_write_end(mpnt)
-        mpnt = load(mpnt + VMA.vm_next)
-    mmap_write_unlock(cpu, oldmm)
-    flush_tlb_mm(cpu, oldmm)
-"""
-FORK_LOCKS_NO_VMA = """
-@kernel
-def dup_vma_lock(cpu: int, mpnt: int) -> None:
-    pass
-
-@kernel
-def dup_mmap_unlock(cpu: int, mm: int, oldmm: int, rest: int) -> None:
-    mmap_write_unlock(cpu, mm)
-    flush_tlb_mm(cpu, oldmm)
-    mmap_write_unlock(cpu, oldmm)
-"""
-
 
 def stale_store(engine):
     """A copies a page of which C writes a word through a translation from before B's fork.
@@ -362,29 +337,18 @@ def test_no_store_is_lost_to_a_copy_during_a_fork(engine_of, protocol):
 @pytest.mark.parametrize("protocol", ["classic", "spf", "spf_vma"])
 def test_a_flush_behind_the_unlock_loses_a_store(own_cache, protocol):
     """Under any protocol: what keeps faults out has to be held until all TLBs are flushed."""
-    written, found = stale_store(engine_with(protocol, FORK_FLUSHES_LATE))
+    written, found = stale_store(mutant_engine(protocol, "fork_flushes_late"))
     assert found != written
 
 
 @pytest.mark.parametrize("protocol", ["spf_vma", "vma_lock", "vma_refcount"])
 def test_a_fork_that_does_not_lock_vmas_loses_a_store(own_cache, protocol):
     """Dufour's series up to v11, and Linux 6.4.0: such faults do not look at the mmap lock."""
-    written, found = stale_store(engine_with(protocol, FORK_LOCKS_NO_VMA))
+    written, found = stale_store(mutant_engine(protocol, "fork_locks_no_vma"))
     assert found != written
 
 
 # Frames that two processes unmap at once
-
-GATHERS_LINK_SHARED_FRAMES = """
-from spfemu.layout import GATHER
-
-@kernel
-def tlb_remove_page(cpu: int, page: int) -> int:
-    gather = cpu + CPU.gather
-    store(page + PAGE.lru, load(gather + GATHER.pages))
-    store(gather + GATHER.pages, page)
-    return 0
-"""
 
 
 def unmapped_at_once(engine):
@@ -415,7 +379,7 @@ def test_two_processes_gather_the_same_frames(spf_engine):
 
 def test_gathers_must_not_link_shared_frames(own_cache):
     with pytest.raises(KernelPanic) as caught:
-        unmapped_at_once(engine_with("spf", GATHERS_LINK_SHARED_FRAMES))
+        unmapped_at_once(mutant_engine("spf", "gathers_link_shared_frames"))
     assert caught.value.code == Bug.REFCOUNT_UNDERFLOW
 
 

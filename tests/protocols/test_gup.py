@@ -5,7 +5,7 @@ A pins two pages (as direct I/O does), B interferes; CPU 2 prepares, checks and 
 """
 
 import pytest
-from mutants import engine_with
+from mutants import mutant_engine
 
 from spfemu.checks import check_segment
 from spfemu.engines.plain import KernelPanic
@@ -198,23 +198,9 @@ def test_a_pinned_frame_outlives_its_mapping(pins, threads):
     assert pins.frame()["refcount"] == GUP_PIN_COUNTING_BIAS
 
 
-NO_FLUSH = """
-from spfemu.layout import GATHER
-from spfemu.mm.tlb import tlb_batch_free
-
-
-@kernel
-def tlb_finish_mmu(cpu: int) -> None:
-    gather = cpu + CPU.gather
-    if load(gather + GATHER.need_flush) != 0:
-        tlb_batch_free(cpu, gather)
-    store(gather + GATHER.mm, 0)
-"""
-
-
 def test_without_the_flush_a_reference_is_lost(own_cache):
     """put_page takes a count of 1 for its own, which holds only because the flush waits."""
-    pins = pinning(engine_with("spf", NO_FLUSH))
+    pins = pinning(mutant_engine("spf", "unmap_without_flush"))
     with Threads(pins) as threads:
         a = threads.thread("A", "pin", PAGE, 1)
         b = threads.thread("B", "dontneed", PAGE, PAGE_SIZE)
@@ -285,15 +271,8 @@ def test_a_fork_copies_a_pinned_frame_for_the_child(pins):
     pins.exits(child)
 
 
-BLIND_FORK = """
-@kernel
-def page_needs_cow_for_dma(mm: int, page: int) -> int:
-    return 0
-"""
-
-
 def test_a_fork_that_shares_a_pinned_frame_takes_it_from_the_process(own_cache):
-    pins = pinning(engine_with("spf", BLIND_FORK))
+    pins = pinning(mutant_engine("spf", "fork_shares_pinned_pages"))
     assert pins.call("pin", PAGE, 1, cpu=0) == 1
     child = pins.call("fork", cpu=1)
     assert write_after_fork(pins) == 2
@@ -327,20 +306,8 @@ def test_a_pin_that_overlaps_with_a_fork_is_tried_again_under_the_lock(pins):
     pins.exits(child)
 
 
-SILENT_FORK = """
-@kernel
-def write_protect_seqcount_begin(mm: int) -> None:
-    pass
-
-
-@kernel
-def write_protect_seqcount_end(mm: int) -> None:
-    pass
-"""
-
-
 def test_without_the_count_of_forks_the_pin_is_cut_off(own_cache):
-    pins = pinning(engine_with("spf", SILENT_FORK))
+    pins = pinning(mutant_engine("spf", "fork_is_silent"))
     child = fork_beside_pin(pins)
     assert write_after_fork(pins) == 2
     pins.unpin()

@@ -5,7 +5,7 @@ A and B are threads of a process that shares a page with a child; CPU 2 prepares
 """
 
 import pytest
-from mutants import engine_with
+from mutants import mutant_engine
 
 from spfemu.checks import check_segment
 from spfemu.engines.script import after, before, waits
@@ -30,7 +30,7 @@ def subscribed_engine(own_cache):
     def make(protocol, mutant=""):
         key = protocol, mutant
         if key not in made and mutant:
-            made[key] = engine_with(protocol, mutant)
+            made[key] = mutant_engine(protocol, mutant)
         elif key not in made:
             made[key] = StepEngine(process.program(protocol))
         return made[key]
@@ -159,38 +159,10 @@ def test_a_subscriber_leaves_between_a_start_and_an_end(forked):
 
 # What the lock and the calls are for
 
-NO_REGISTRATION_LOCK = """
-@kernel
-def percpu_down_read_trylock(cpu: int, sem: int) -> int:
-    return 1
-
-@kernel
-def percpu_up_read(cpu: int, sem: int) -> None:
-    pass
-"""
-NO_CALLS = """
-@kernel
-def mmu_notifier_invalidate_range_start(cpu: int, mm: int, start: int, end: int) -> None:
-    pass
-
-@kernel
-def mmu_notifier_invalidate_range(cpu: int, mm: int, start: int, end: int) -> None:
-    pass
-
-@kernel
-def mmu_notifier_invalidate_range_end(cpu: int, mm: int, start: int, end: int) -> None:
-    pass
-"""
-NO_RETRY = """
-@kernel
-def mmu_notifier_retry(subscription: int, seq: int) -> int:
-    return 0
-"""
-
 
 @pytest.mark.parametrize("protocol", SPECULATING)
 def test_without_the_lock_a_subscriber_hears_of_an_end_alone(subscribed_engine, protocol):
-    forked = forked_under(subscribed_engine(protocol, NO_REGISTRATION_LOCK))
+    forked = forked_under(subscribed_engine(protocol, "copies_without_registration_lock"))
     with Threads(forked) as threads:
         a = threads.thread("A", "write", PAGE, 7)
         b = threads.thread("B", "subscribe")
@@ -207,7 +179,7 @@ def test_without_the_lock_a_subscriber_hears_of_an_end_alone(subscribed_engine, 
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("mutant", ["", NO_CALLS], ids=["told", "not told"])
+@pytest.mark.parametrize("mutant", ["", "subscribers_are_not_told"])
 def test_a_copy_that_subscribers_are_not_told_of_leaves_old_data(
     subscribed_engine, protocol, mutant
 ):
@@ -222,7 +194,9 @@ def test_a_copy_that_subscribers_are_not_told_of_leaves_old_data(
     assert any("translates" in message for message in found) == bool(mutant), found
 
 
-@pytest.mark.parametrize("mutant", ["", NO_RETRY], ids=["retries", "does not retry"])
+@pytest.mark.parametrize(
+    "mutant", ["", "subscriber_does_not_retry"], ids=["retries", "does not retry"]
+)
 def test_a_subscriber_looks_a_page_up_while_it_is_replaced(subscribed_engine, mutant):
     """B has found the old frame when A tells of its copy; it runs another mm and takes no IPI."""
     forked = forked_under(subscribed_engine("spf", mutant))

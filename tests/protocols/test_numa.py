@@ -9,7 +9,7 @@ import random
 import sys
 
 import pytest
-from mutants import IMPORTS
+from mutants import mutant_engine
 
 from spfemu.checks import check_segment
 from spfemu.engines.native import NativeEngine
@@ -308,37 +308,14 @@ def stale_store(engine):
     return 6, found
 
 
-MOVES_BEFORE_THE_FLUSH = """
-from spfemu.mm.migrate import *
-from spfemu.mm.tlb import flush_tlb_mm
-
-@kernel
-def migrate_page_locked(cpu: int, vmf: int, page: int, new: int) -> None:
-    pte = load(vmf + VMF.pte)
-    copy_page(page_address(cpu, new), page_address(cpu, page))
-    entry = xchg(pte, 0)
-    flush_tlb_mm(cpu, load(cpu + CPU.mm))
-    store(new + PAGE.flags, load(page + PAGE.flags))
-    store(new + PAGE.mapping, load(page + PAGE.mapping))
-    store(new + PAGE.index, load(page + PAGE.index))
-    store(new + PAGE.mapcount, 1)
-    set_pte(pte, (entry & ~PTE_ADDR_MASK) | page_address(cpu, new))
-    store(page + PAGE.mapcount, 0)
-    spin_unlock(load(vmf + VMF.ptl))
-    put_page(cpu, page)
-"""
-
-
 def test_no_store_is_lost_to_a_move(own_cache, protocol):
     """The page is copied only once no TLB can write to it any more."""
     written, found = stale_store(stepped(protocol))
     assert found == written
 
 
-def test_a_move_before_the_flush_loses_a_store(own_cache, tmp_path):
-    path = tmp_path / "mutant.py"
-    path.write_text(IMPORTS + MOVES_BEFORE_THE_FLUSH)
-    engine = StepEngine(program("spf", (str(path),), layer=LAYER, CONFIG_NUMA=1))
+def test_a_move_before_the_flush_loses_a_store(own_cache):
+    engine = mutant_engine("spf", "moved_before_the_flush", LAYER, CONFIG_NUMA=1)
     written, found = stale_store(engine)
     assert found != written
 

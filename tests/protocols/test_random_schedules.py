@@ -2,12 +2,12 @@
 """Faults against unmapping, dropping and protecting in random orders: all invariants hold."""
 
 import pytest
+from mutants import mutant_engine
 
 from spfemu.checks import check_segment
-from spfemu.engines.stepped import StepEngine
 from spfemu.mm.flags import Errno, Prot
 from spfemu.segment import Geometry, Segment
-from spfemu.stress.schedules.process import Process, Threads, program
+from spfemu.stress.schedules.process import Process, Threads
 
 AREA = 1 << 40
 PAGE = AREA + 4096
@@ -64,40 +64,8 @@ def test_invariants_hold_in_random_orders(spf, name, prepared):
     spf.begin()
 
 
-WITHOUT_SECOND_CHECK = """
-from spfemu.events import Event
-from spfemu.kernel import kernel
-from spfemu.layout import CPU, VMF
-from spfemu.mm.mmap_lock import mmap_seq_read_check
-from spfemu.mm.pgtable import pte_lockptr, pte_offset
-from spfemu.mm.spinlock import spin_trylock
-from spfemu.primitives import load, read_once, store
-from spfemu.protocols.spf import speculative_page_walk_begin, speculative_page_walk_end
-
-@kernel
-def pte_map_lock_speculative(cpu: int, vmf: int) -> int:
-    speculative_page_walk_begin(cpu)
-    mm, seq = load(cpu + CPU.mm), load(vmf + VMF.seq)
-    reason = Event.SPF_ABORT_PTE_MAP_LOCK_SEQ1
-    if mmap_seq_read_check(cpu, mm, seq, reason) == 0:
-        speculative_page_walk_end(cpu)
-        return 0
-    pmd = read_once(load(vmf + VMF.pmd))
-    ptl = pte_lockptr(cpu, load(vmf + VMF.orig_pmd))
-    if spin_trylock(cpu, ptl) == 0:
-        speculative_page_walk_end(cpu)
-        return 0
-    speculative_page_walk_end(cpu)
-    store(vmf + VMF.pte, pte_offset(load(vmf + VMF.orig_pmd), load(vmf + VMF.address)))
-    store(vmf + VMF.ptl, ptl)
-    return 1
-"""
-
-
-def test_random_orders_find_a_missing_check(own_cache, tmp_path):
-    path = tmp_path / "without_second_check.py"
-    path.write_text(WITHOUT_SECOND_CHECK)
-    engine = StepEngine(program("spf", (str(path),)))
+def test_random_orders_find_a_missing_check(own_cache):
+    engine = mutant_engine("spf", "no_seq2")
     broken = Process(engine, Segment.create(Geometry(nr_cpus=3)))
     calls = CALLS["write and unmap all"]
 

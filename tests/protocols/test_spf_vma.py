@@ -5,7 +5,6 @@ A is the faulting thread, B the writer.
 """
 
 import pytest
-from mutants import engine_with, finds
 
 from spfemu.engines.script import after, before, waits
 from spfemu.mm.flags import PMD_SIZE, PUD_SIZE, Errno, FileOps, Prot
@@ -203,15 +202,3 @@ def test_a_vma_whose_last_reference_is_gone_cannot_be_taken(under, scripted, are
     assert under.call("munmap", ELSEWHERE, 4 << 12) == 0
     assert a.runs_to_end() == (-EFAULT, 0)
     assert under.aborts() == {"UNMAPPED": 1}
-
-
-def test_the_count_of_a_vma_is_needed(own_cache):
-    engine = engine_with(
-        PROTOCOL,
-        """
-@kernel
-def vma_has_changed(vma: int, seq: int) -> int:
-    return 0
-""",
-    )
-    assert finds(engine, [("A", "write", PAGE, 7), ("B", "munmap", AREA, 16 << 12)])

@@ -5,7 +5,6 @@ A is the faulting thread, B the writer, C another faulting thread.
 """
 
 import pytest
-from mutants import engine_with, finds
 
 from spfemu.engines.script import after, before, waits
 from spfemu.mm.flags import PMD_SIZE, Errno, Prot
@@ -138,15 +137,3 @@ def test_a_vma_that_leaves_the_tree_is_free_without_a_grace_period(under, area):
     slot = slot_of(under, AREA)
     assert under.call("munmap", AREA, 16 << 12) == 0
     assert under.segment.vmas["slab_state"][slot] == SlabState.FREE
-
-
-def test_the_count_of_a_vma_is_needed(own_cache):
-    engine = engine_with(
-        PROTOCOL,
-        """
-@kernel
-def vma_has_changed(vma: int, seq: int) -> int:
-    return 0
-""",
-    )
-    assert finds(engine, [("A", "write", PAGE, 7), ("B", "munmap", AREA, 16 << 12)])

@@ -7,18 +7,17 @@ A faults, B is the monitor, C prepares and checks.
 import random
 
 import pytest
-from mutants import IMPORTS
+from mutants import mutant_engine
 from uffd_threads import native, stepped
 
 from spfemu.checks import check_segment
 from spfemu.engines.script import after, before, waits
-from spfemu.engines.stepped import StepEngine
 from spfemu.mm.flags import PMD_SIZE, VM_UFFD_FLAGS, Errno, Mremap, Prot, Pte
 from spfemu.mm.mcopy import UffdCopy
 from spfemu.mm.userfaultfd import MSG_WP, MSG_WRITE
 from spfemu.segment import Geometry, Segment
 from spfemu.stress.schedules.calls import FIXED, RW
-from spfemu.stress.schedules.process import Threads, program
+from spfemu.stress.schedules.process import Threads
 from spfemu.stress.schedules.served import MISSING, WP, Served
 
 AREA = 1 << 40
@@ -386,23 +385,14 @@ def stale_store(engine):
     return 9, found
 
 
-NEVER_FLUSHES_WHAT_IS_PENDING = """
-@kernel
-def flush_tlb_pending(cpu: int) -> None:
-    pass
-"""
-
-
 def test_no_store_is_lost_to_a_copy_beside_write_protection(own_cache, protocol):
     written, found = stale_store(stepped(protocol))
     assert found == written
 
 
-def test_a_copy_that_does_not_flush_what_is_pending_loses_a_store(own_cache, tmp_path):
+def test_a_copy_that_does_not_flush_what_is_pending_loses_a_store(own_cache):
     """Linux 5.7 to 5.11 (6ce64428d620)."""
-    path = tmp_path / "mutant.py"
-    path.write_text(IMPORTS + NEVER_FLUSHES_WHAT_IS_PENDING)
-    engine = StepEngine(program("spf", (str(path),)))
+    engine = mutant_engine("spf", "pending_flush_ignored")
     written, found = stale_store(engine)
     assert found != written
 

@@ -5,7 +5,6 @@ A is the faulting thread, B the writer.
 """
 
 import pytest
-from mutants import engine_with, finds
 
 from spfemu.engines.script import after, before, waits
 from spfemu.mm.flags import PMD_SIZE, Errno, FileOps, Prot
@@ -218,36 +217,3 @@ def test_a_new_mapping_stays_locked_until_its_writer_is_done(under, scripted, ar
     assert a.runs_to_end(letting=[b]) == (0, 0)
     b.runs_to_end()
     assert under.vma_lock() == {"ABORT_SEQ": 1}
-
-
-# Mutants
-
-
-def test_the_second_look_is_needed(own_cache):
-    """Without it, a fault that was late holds a VMA that a writer believes to be its own."""
-    engine = engine_with(
-        PROTOCOL,
-        """
-@kernel
-def vma_start_read(cpu: int, mm: int, vma: int) -> int:
-    if read_once(vma + VMA.vm_lock_seq) == read_once(mm + MM.mm_lock_seq):
-        return Event.VMA_LOCK_ABORT_SEQ
-    if down_read_trylock(cpu, vma + VMA.vm_lock) == 0:
-        return Event.VMA_LOCK_ABORT_BUSY
-    return 0
-""",
-    )
-    assert finds(engine, [("A", "write", PAGE, 7), ("B", "munmap", AREA, 16 << 12)])
-
-
-def test_the_detached_mark_is_needed(own_cache):
-    """Without it, a fault maps a page through a VMA that is no longer there."""
-    engine = engine_with(
-        PROTOCOL,
-        """
-@kernel
-def vma_mark_detached(cpu: int, vma: int) -> None:
-    write_once(vma + VMA.detached, 0)
-""",
-    )
-    assert finds(engine, [("A", "write", PAGE, 7), ("B", "munmap", AREA, 16 << 12)])

@@ -5,7 +5,6 @@ A is the faulting thread, B the writer.
 """
 
 import pytest
-from mutants import engine_with, finds
 
 from spfemu.checks import check_segment
 from spfemu.engines.script import after, before, waits
@@ -238,36 +237,3 @@ def fault_while_the_slot_goes_to_the_other_process(process):
 def test_a_slot_of_another_process_is_left_alone(two_processes):
     assert fault_while_the_slot_goes_to_the_other_process(two_processes) == -EFAULT
     assert two_processes.vma_lock() == {"ABORT_MM": 1}
-
-
-# Mutants
-
-
-def test_the_second_look_at_the_process_is_needed(own_cache):
-    """Without it, an address that is not mapped is filled with the help of a stranger's VMA."""
-    engine = engine_with(
-        PROTOCOL,
-        """
-@kernel
-def vma_start_read(cpu: int, mm: int, vma: int) -> int:
-    if read_once(vma + VMA.vm_lock_seq) == read_once(mm + MM.mm_lock_seq):
-        return Event.VMA_LOCK_ABORT_SEQ
-    atomic_fetch_add(vma + VMA.vm_refcnt, 1)
-    return 0
-""",
-    )
-    with two_processes_under(engine) as process:
-        fault_while_the_slot_goes_to_the_other_process(process)
-        assert check_segment(process.segment)
-
-
-def test_waiting_for_readers_is_needed(own_cache):
-    engine = engine_with(
-        PROTOCOL,
-        """
-@kernel
-def vma_enter_locked(cpu: int, vma: int, target: int) -> int:
-    return atomic_fetch_add(vma + VMA.vm_refcnt, 1 << 30) != 0
-""",
-    )
-    assert finds(engine, [("A", "write", PAGE, 7), ("B", "munmap", AREA, 16 << 12)])

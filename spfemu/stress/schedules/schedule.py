@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from spfemu.checks import check_segment
 from spfemu.engines.plain import KernelPanic
-from spfemu.engines.script import ScriptCpu, ScriptError, ScriptStuckError, waits
+from spfemu.engines.script import Point, ScriptCpu, ScriptError, ScriptStuckError, waits
 from spfemu.engines.stepped import StepEngine, StuckError
 from spfemu.segment import Geometry, Segment
 from spfemu.stress.schedules.process import Process, Threads
@@ -85,6 +85,17 @@ def has_to_wait(cpu: ScriptCpu) -> None:
         if not cpu.done:
             raise
         raise BrokenError(f"{cpu.name} does not wait: it ends with {cpu.result}") from None
+
+
+def tries_until(cpu: ScriptCpu, point: Point, *letting: ScriptCpu) -> None:
+    """Run a CPU to a point, or to where it ends or has to wait for others than `letting`."""
+    try:
+        cpu.runs_until(point, letting)
+    except ScriptStuckError:
+        pass
+    except ScriptError:
+        if not cpu.done:
+            raise
 
 
 def finish_beside(process: Process, cpu: ScriptCpu) -> None:

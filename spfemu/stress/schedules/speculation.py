@@ -4,6 +4,7 @@
 from spfemu.engines.script import after, before, waits
 from spfemu.layout import PAGE_SIZE
 from spfemu.mm.flags import Errno, Madv, Map, Prot
+from spfemu.mm.irq import CpuState
 from spfemu.mm.vma import SlabState
 from spfemu.segment import Geometry
 from spfemu.stress.schedules.calls import FIXED, RW
@@ -91,7 +92,7 @@ def write_beside_two_munmaps(process: Process, seed: int) -> None:
 def copy_of_a_vma_beside_a_split(process: Process, seed: int) -> None:
     """A fault has copied the start of its VMA, but not the offset, when that is cut."""
     process.map(AREA, 16)
-    process.write(AREA + (12 << 12), 1)
+    process.write(PAGE, 1)
     with Threads(process) as threads:
         a = threads.thread("A", "write", AREA + (10 << 12), 7)
         b = threads.thread("B", "mprotect", AREA + (8 << 12), 8 << 12, RW | int(Prot.EXEC))
@@ -130,16 +131,18 @@ def two_writers(process: Process, seed: int) -> None:
 
 @schedule()
 def a_killed_writer(process: Process, seed: int) -> None:
-    """A signal ends the wait of a writer for a reader, and later another writer comes."""
+    """A signal ends the wait of a writer for another, and later a third one comes."""
     process.map(AREA, 16)
     process.write(AREA, 1)
     with Threads(process) as threads:
-        b = threads.thread("B", "dontneed", AREA, 4096)
+        b = threads.thread("B", "mmap", ELSEWHERE, 4096, RW, FIXED)
         c = threads.thread("C", "munmap", AREA, 4096)
-        b.runs_until(after("mmap_read_lock"))
+        b.runs_until(after("mmap_write_lock_killable"))
+        # for a holder that sleeps nobody spins
+        process.segment.cpus["state"][1] = CpuState.IDLE
         c.runs_until(waits())
+        process.segment.cpus["state"][1] = CpuState.RUNNING
         process.call("kill", process.segment.cpu(2), cpu=0)
-        # readers are not waited for by spinning for long: it sleeps, and then looks for signals
         expect("the killed call", c.runs_to_end(), -EINTR)
         b.runs_to_end()
     process.segment.cpus["fatal_signal"][2] = 0
@@ -240,7 +243,7 @@ def swap_in_beside_munmap(process: Process, seed: int) -> None:
         a = threads.thread("A", "read", PAGE)
         b = threads.thread("B", "munmap", AREA, LENGTH)
         a.runs_until(before("pte_map_lock_nonspec", inside="do_swap_page"))
-        b.runs_until(before("free_pgtables"), letting=[a])
+        b.runs_until(before("tlb_finish_mmu"), letting=[a])
         a.runs_to_end(letting=[b])
         b.runs_to_end(letting=[a])
     expect("a read of what was unmapped", process.call("read", PAGE), (-EFAULT, 0))

@@ -29,7 +29,7 @@ MOVE = int(Mremap.MAYMOVE | Mremap.FIXED)
 def stale_translations(process: Process, seed: int) -> None:
     """A CPU writes to a page, and again after its rights are gone, idle or running meanwhile."""
     process.map(AREA, 16)
-    for name, arguments in (("mprotect", (READ,)), ("munmap", ())):
+    for name, arguments in (("munmap", ()), ("mprotect", (READ,))):
         expect("a write", process.call("write", PAGE, 5, cpu=0), 0)
         process.call(name, AREA, LENGTH, *arguments, cpu=1)
         expect(f"a write after {name}", process.call("write", PAGE, 6, cpu=0), -EFAULT)
