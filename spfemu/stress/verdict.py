@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from spfemu.engines.symbols import symbol
 from spfemu.errors import WorkerDiedError, WorkerHangsError
 from spfemu.measure.plan import Plan
 from spfemu.measure.run import Prepared
 from spfemu.mm.bug import Bug
 from spfemu.segment import Segment
-from spfemu.stress import lock_fault
+from spfemu.stress.details import describe
 from spfemu.stress.history import HistoryTexts, read_history
 from spfemu.stress.mix.model import Wrong
 from spfemu.stress.promises import Promise
@@ -126,17 +125,8 @@ def _recorded(segment: Segment) -> Violation | None:
     if not int(stress["violation"]):
         return None
     promise = next(p for p in Promise if p == int(stress["kind"]))
-    a, b = int(stress["a"]), int(stress["b"])
-    what = f"broke it, details {_name(segment, a)} and {_name(segment, b)}"
-    if promise is Promise.LOCK_ORDER:
-        what = lock_fault.describe(segment, a, b)
-    what = f"CPU {_seen_by(segment)} {what}."
-    return Violation(promise, f"oracle of {promise.name}", what)
-
-
-def _name(segment: Segment, word: int) -> str:
-    """Name what a word points at in the segment, else give the number."""
-    return symbol(segment, word) or f"{word:#x}"
+    what = describe(segment, promise, int(stress["a"]), int(stress["b"]))
+    return Violation(promise, f"oracle of {promise.name}", f"CPU {_seen_by(segment)} {what}.")
 
 
 def of_failure(segment: Segment, plan: Plan, index: int) -> Violation:
