@@ -14,6 +14,7 @@ from typing import Any
 import multiprocess
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 _EXIT_ORPHANED = 3
 _INTERRUPTS = {signal.SIGINT, signal.SIGTERM}
 
@@ -24,6 +25,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def start(name: str, target: Callable[..., None], *arguments: object) -> Any:
     """Fork a process that runs `target`; it is killed when this one ends, however it ends.
+
+    `name` is what ps and top show, 15 characters of it.
 
     Ctrl-C and SIGTERM are for the parent alone: call it inside `uninterrupted`, together with
     noting the process.  The caller must not have started threads.
@@ -60,4 +63,5 @@ def _enter(parent: int, target: Callable[..., None], arguments: tuple[object, ..
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it died before the line above
         os._exit(_EXIT_ORPHANED)
+    _libc.prctl(_PR_SET_NAME, multiprocess.current_process().name.encode(), 0, 0, 0)
     target(*arguments)

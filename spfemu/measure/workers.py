@@ -164,7 +164,7 @@ class Workers:
             reading, writing = processes.context.Pipe(duplex=False)
             with processes.uninterrupted():
                 process = processes.start(
-                    f"spfemu worker {members[0]}",
+                    self._title(members[0]),
                     _process_main,
                     self,
                     members,
@@ -340,13 +340,16 @@ class Workers:
                 else:
                     group.messages.append(message)
 
-    def _name(self, index: int) -> str:
+    def _title(self, index: int) -> str:
         role = self.plan.role(index)
         name = role.name.lower()
         if role <= Role.WRITER:
             name += f" {index - (self.plan.workers if role == Role.WRITER else 0)}"
+        return name
+
+    def _name(self, index: int) -> str:
         pid = next((g.process.pid for g in self._groups if index in g.cpus), None)
-        return f"{name} (pid {pid})"
+        return f"{self._title(index)} (pid {pid})"
 
     def _held(self, index: int) -> str:
         held = held_locks(self.segment, index)

@@ -197,6 +197,8 @@ def text(result: HuntResult) -> str:
             f"copies of VMAs: {result.copies:,}, torn {result.torn:,}, of these rejected "
             f"{result.torn - result.escaped:,}, escaped {result.escaped:,}"
         )
+    if result.partial:
+        lines.append("partial: interrupted")
     if result.too_weak:
         lines.append(f"too weak: {result.too_weak}")
     return "\n".join(lines)

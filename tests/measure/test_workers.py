@@ -335,3 +335,17 @@ def test_kernel_thread_that_fails_is_named(quick):
     with pytest.raises(WorkerDiedError, match=r"^khelperd \(pid \d+\) gave up: .*EINVAL"):
         take_sample(prepare(plan), segments)
     segments.close()
+
+
+@pytest.mark.parametrize("workload", ["page_fault1", "mmap1"])
+def test_grace_periods_that_last_as_long_as_a_turn_on_the_cpu_exhaust_nothing(
+    quick, monkeypatch, workload
+):
+    # one works while the others, who hold grace periods up, wait for the same CPU
+    monkeypatch.setattr(Plan, "placement", lambda plan: [0] * plan.nr_tasks)
+    plan = quick(workload, workers=4, size=1 << 14, seconds=0.3)
+    segments = Segments()
+    sample = take_sample(prepare(plan), segments)
+    segments.close()
+    assert sample.events["RCU_CALLBACK"] > 0
+    assert sample.violations == []
