@@ -26,6 +26,10 @@ class KernelPanic(Exception):  # noqa: N818 the kernel calls it so
         super().__init__(f"kernel assertion {code}{name} failed")
         self.code = code
 
+    def __reduce__(self) -> tuple[type[KernelPanic], tuple[int]]:
+        """Go through a pipe by the code, not by the message."""
+        return KernelPanic, (self.code,)
+
 
 def _panic(code: int) -> None:
     raise KernelPanic(code)

@@ -300,7 +300,10 @@ class Stepper:
 
     def _history(self, attempt: Attempt) -> str:
         """Return the last steps of an attempt that breaks a promise as a table."""
-        self._begin(attempt)
+        try:
+            self._begin(attempt)
+        except (KernelPanic, StuckError):
+            return ""  # it breaks in what comes before, and nothing needs to be stepped
         with Script(self.engine, self.segment) as script:
             cpus = [
                 script.cpu(_name(i), "stress_operations", self.segment.cpu(i), count)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The plain engine runs the functions as Python, so that tools for Python work on them."""
 
+import pickle
 import sys
 
 import pytest
@@ -27,6 +28,11 @@ def test_a_failed_assertion_is_an_exception(plain):
         plain.call("never_negative", -1)
     assert KernelPanic(200).code == 200
     assert str(KernelPanic(200)) == "kernel assertion 200 failed"
+
+
+def test_a_failed_assertion_goes_through_a_pipe():
+    sent = pickle.loads(pickle.dumps(KernelPanic(70)))
+    assert (sent.code, str(sent)) == (70, str(KernelPanic(70)))
 
 
 def test_the_marked_functions_themselves_stay_unbound():
