@@ -48,6 +48,7 @@ class HuntPlan:
     overrides: tuple[str, ...] = ()
     delays: bool = True
     hang_seconds: float = HANG_SECONDS
+    table_free: str = "rcu"
 
     def __post_init__(self) -> None:
         if self.seconds <= 0:
@@ -69,6 +70,7 @@ class HuntPlan:
             swap=SWAP,
             khugepaged=True,
             nodes=NODES,
+            table_free=self.table_free,
             seed=seed,
             overrides=self.overrides,
             oracles=True,

@@ -77,10 +77,16 @@ def by_schedule(mutant: Mutant, seconds: float) -> Kill | None:
 
 
 def by_stress(mutant: Mutant, seconds: float) -> Kill | None:
-    """Hunt in real processes; mutants that need build options are left to their schedules."""
-    if mutant.config:
+    """Hunt in real processes; mutants of other versions of Linux are left to their schedules."""
+    if "CONFIG_LINUX_VERSION" in mutant.config:
         return None
-    plan = HuntPlan(mutant.protocol, seconds=seconds, seed=SEED, overrides=(mutant.path,))
+    plan = HuntPlan(
+        mutant.protocol,
+        seconds=seconds,
+        seed=SEED,
+        overrides=(mutant.path,),
+        table_free="rcu" if mutant.config.get("CONFIG_MMU_GATHER_RCU_TABLE_FREE", 1) else "irq",
+    )
     try:
         result = hunt(plan)
     except KernelSourceError:
