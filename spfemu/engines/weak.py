@@ -105,10 +105,10 @@ class WeakMemory:
 
         What the script itself or a call outside of it has written everybody sees.
         """
-        known = self._versions.get(address)
         value = _word(address)
-        if known is None or known[-1][1] != value:
-            known = self._versions[address] = [(self.now, value)]
+        known = self._versions.setdefault(address, [(0, value)])
+        if known[-1][1] != value:
+            known[:] = [(self.now, value)]
         return known
 
     def changed(self, address: int, value: int) -> None:

@@ -10,6 +10,7 @@ it stands for, what happens) and constants::
     ID = "M01"                    # optional: as the bug is numbered in docs/mutants.md
     CONFIG = {"CONFIG_NUMA": 1}   # optional: build options that it needs
     SURVIVES = "why"              # optional: nothing here can show it
+    WEAK_MEMORY = True            # optional: no x86 machine can show it, see docs/weak-memory.md
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class Mutant:
     schedule: str | None
     id: str | None = None
     survives: str | None = None
+    weak_memory: bool = False
     config: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -76,13 +78,14 @@ def load(path: Path) -> Mutant:
         found.get("SCHEDULE"),
         found.get("ID"),
         found.get("SURVIVES"),
+        found.get("WEAK_MEMORY", False),
         found.get("CONFIG", {}),
     )
 
 
 def _constants(path: Path, tree: ast.Module) -> dict[str, Any]:
     """Return what the file assigns to names in capitals that concern a mutant."""
-    names = ("PROTOCOL", "PROMISE", "SCHEDULE", "ID", "SURVIVES", "CONFIG")
+    names = ("PROTOCOL", "PROMISE", "SCHEDULE", "ID", "SURVIVES", "CONFIG", "WEAK_MEMORY")
     found = {}
     for node in tree.body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):

@@ -10,7 +10,7 @@ from typing import Any
 
 import spfemu.mm
 from spfemu.checks import check_segment
-from spfemu.engines.script import STEPS_MAX, Script, ScriptCpu
+from spfemu.engines.script import STEPS_MAX, Memory, Script, ScriptCpu
 from spfemu.engines.source import KernelFunction, Program, functions_of, link
 from spfemu.engines.stepped import StepEngine
 from spfemu.events import ABORT_REASONS, VMA_LOCK_ABORT_REASONS, Event
@@ -158,8 +158,10 @@ def running(engine: StepEngine) -> Iterator[Process]:
 class Threads(Script):
     """A script whose CPUs are threads of a process."""
 
-    def __init__(self, process: Process, *, steps_max: int = STEPS_MAX) -> None:
-        super().__init__(process.engine, process.segment, steps_max=steps_max)
+    def __init__(
+        self, process: Process, *, steps_max: int = STEPS_MAX, memory: Memory = Memory.SC
+    ) -> None:
+        super().__init__(process.engine, process.segment, steps_max=steps_max, memory=memory)
         self.process = process
 
     def thread(self, name: str, function: str, *arguments: int) -> ScriptCpu:
