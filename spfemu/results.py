@@ -251,6 +251,10 @@ class Report(Record, frozen=True, kw_only=True):
     warnings: list[str] = []
 
 
+JSON_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What reading JSON may raise: it is none, it is no text, it is nested too deep."""
+
+
 def encode(report: Report) -> bytes:
     """Return `report` as JSON, indented, with a newline at the end."""
     return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
@@ -267,7 +271,7 @@ def decode(text: bytes | str, name: str = "the report") -> Report:
         if version != SCHEMA:
             raise UsageError(f"{name} has schema {version!r}, not {SCHEMA!r}")
         return msgspec.convert(found, Report)
-    except msgspec.MsgspecError as error:
+    except JSON_ERRORS as error:
         raise UsageError(f"{name} is not a report of spfemu: {error}") from error
 
 

@@ -93,7 +93,13 @@ def test_another_version_is_refused_by_name(scale_report):
         results.decode(text, "old.json")
 
 
-@pytest.mark.parametrize("text", [b"", b"[]", b'"x"', b"{", b'{"schema": "spfemu-report-2"}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(b"", b"[]", b'"x"', b"{", b'{"schema": "spfemu-report-2"}'),
+        *(b'"\xff"', b"[" * 100_000),
+    ],
+)
 def test_what_is_no_report_is_refused(text):
     with pytest.raises(UsageError, match="the report"):
         results.decode(text)

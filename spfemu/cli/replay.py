@@ -106,10 +106,10 @@ def _initial_maps(path: str | None) -> tuple[Mapping, ...]:
 
     problems = Problems(path)
     try:
-        lines = Path(path).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        with Path(path).open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+            found = maps.parse(file, problems)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    found = maps.parse(lines, problems)
     if problems.count:
         raise UsageError(problems.texts()[0])
     return found

@@ -60,7 +60,8 @@ class Mapping:
 def read_maps(pid: int | str) -> list[Mapping]:
     """Return the mappings of a process in the user's half of the address space."""
     mappings = []
-    for line in Path(f"/proc/{pid}/maps").read_text(encoding="utf-8").splitlines():
+    text = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="surrogateescape")
+    for line in text.split("\n")[:-1]:
         fields = line.split(maxsplit=5)
         start, end = (int(part, 16) for part in fields[0].split("-"))
         if start < 1 << 63:

@@ -19,6 +19,7 @@ from spfemu.fidelity.interpreter import Kind
 from spfemu.layout import PAGE_SIZE, WORD
 from spfemu.mm.flags import TASK_SIZE, Madv, Map, Mremap, Msync, Prot
 from spfemu.mm.map_type import MAP_TYPE
+from spfemu.results import JSON_ERRORS
 
 FORMAT = "spfemu-program-1"
 _WRAP = 1 << 64
@@ -159,7 +160,7 @@ def load(path: str | Path) -> list[Operation]:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
     try:
         file = msgspec.json.decode(content, type=_File)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except JSON_ERRORS as error:
         raise UsageError(f"{path} holds no program: {error}") from error
     if file.format != FORMAT:
         raise UsageError(f"{path} has the format '{file.format}', not '{FORMAT}'")

@@ -111,7 +111,7 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
         return None
     try:
         return int(words[0]) / int(words[1])
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ArithmeticError):
         return None
 
 

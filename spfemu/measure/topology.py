@@ -35,16 +35,6 @@ def read_int(path: Path, default: int) -> int:
         return default
 
 
-def parse_cpu_list(text: str) -> list[int]:
-    """Expand the kernel's list format: ``0-3,8,10-14:2``.  Raises ValueError."""
-    cpus: list[int] = []
-    for part in filter(None, text.strip().split(",")):
-        span, _, step = part.partition(":")
-        first, _, last = span.partition("-")
-        cpus.extend(range(int(first), int(last or first) + 1, int(step or 1)))
-    return cpus
-
-
 def cores(root: Path = SYSFS, allowed: set[int] | None = None) -> list[Core]:
     """All CPUs that this process may use; one without topology files is a core of its own."""
     usable = os.sched_getaffinity(0) if allowed is None else allowed

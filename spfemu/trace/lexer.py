@@ -140,6 +140,6 @@ def _unescape(match: re.Match[str]) -> str:
     code = match[1]
     if code[0] == "x" and len(code) == 3:
         return chr(int(code[1:], 16))
-    if code.isdigit():
+    if code[0] in "01234567":
         return chr(int(code, 8))
     return _CONTROL.get(code, code)

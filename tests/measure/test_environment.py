@@ -50,7 +50,11 @@ def test_cpu_model_of_x86_and_arm(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "quota"), [("150000 100000", 1.5), ("max 100000", None), ("?", None), ("1 0", None)]
+    ("text", "quota"),
+    [
+        *(("150000 100000", 1.5), ("max 100000", None), ("?", None), ("1 0", None)),
+        *(("9" * 400 + " 1", None), ("9" * 5000 + " 1", None)),
+    ],
 )
 def test_cpu_quota(tmp_path, text, quota):
     save(tmp_path, **{"sys__fs__cgroup__cpu.max": text})

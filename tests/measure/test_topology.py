@@ -3,9 +3,7 @@
 
 import os
 
-import pytest
-
-from spfemu.measure.topology import Core, cores, parse_cpu_list, smt_active, worker_order
+from spfemu.measure.topology import Core, cores, smt_active, worker_order
 
 
 def tree(root, *rows):
@@ -42,11 +40,3 @@ def test_missing_files_make_every_cpu_a_core(tmp_path):
 
 def test_this_machine_has_cpus():
     assert set(worker_order(cores())) == os.sched_getaffinity(0)
-
-
-@pytest.mark.parametrize(
-    ("text", "cpus"),
-    [("0-3,8,10-14:2", [0, 1, 2, 3, 8, 10, 12, 14]), ("", []), ("5", [5]), ("0-1\n", [0, 1])],
-)
-def test_cpu_lists(text, cpus):
-    assert parse_cpu_list(text) == cpus

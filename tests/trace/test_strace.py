@@ -404,6 +404,15 @@ def test_a_trace_that_is_cut_or_changed_anywhere(at, removed, inserted):
     assert len(events) + reader.problems.count >= 1
 
 
+@pytest.mark.parametrize(
+    ("escaped", "name"), [(r"a\40b", "a b"), (r"\x7a", "z"), (r"\8", "8"), ("\\²", "²")]
+)
+def test_escapes_in_the_name_of_a_file(escaped, name):
+    call = only(f"1 mmap(NULL, 4096, PROT_READ, MAP_SHARED, 3</{escaped}>, 0) = 0x1000\n")
+
+    assert call.path == "/" + name
+
+
 def test_cutting_a_trace_keeps_what_comes_before():
     for at in range(len(VALID)):
         events, reader = read(VALID[:at])
