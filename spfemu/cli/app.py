@@ -31,12 +31,19 @@ class Failure(click.ClickException):
     """An error that is reported in one line, with its own exit code."""
 
     def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
+        super().__init__(printable(message))
         self.exit_code = exit_code  # type: ignore[misc]
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the line to stderr."""
         click.echo(f"spfemu: {self.format_message()}", file=file, err=True)
+
+
+def printable(text: str) -> str:
+    """Return `text` with line ends, a terminal's codes and the like escaped."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+    )
 
 
 class Application(click.Group):
@@ -58,7 +65,8 @@ class Application(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command; an unknown name suggests the nearest."""
         name = args[0]
-        if self.get_command(ctx, name) is None and not name.startswith("-"):
+        known = self.get_command(ctx, name) is not None
+        if not known and not name.startswith("-") and not ctx.resilient_parsing:
             hint = nearest(name, COMMANDS)
             ctx.fail(f"no command '{name}'{hint} ({', '.join(COMMANDS)})")
         return super().resolve_command(ctx, args)
@@ -85,7 +93,10 @@ def _in_one_line() -> Iterator[None]:
     """Turn whatever is raised into a line and an exit code."""
     try:
         yield
-    except (click.ClickException, click.exceptions.Exit, click.Abort):
+    except click.ClickException as error:
+        error.message = printable(error.message)  # type: ignore[misc]
+        raise
+    except (click.exceptions.Exit, click.Abort):
         raise
     except SpfemuError as error:
         raise Failure(str(error), error.exit_code) from error

@@ -186,6 +186,7 @@ def link(
                 replaced.append(name)
             elif name in functions:
                 _same_parameters(functions[name], new)
+                _same_results(functions[name], new)
                 functions[name] = new
                 replaced.append(name)
             else:
@@ -223,6 +224,7 @@ def _stand_around(
         hint = nearest(name, functions)
         raise new.error(new.tree, f"'{name}' is marked @around, and no kernel function{hint}")
     _same_parameters(old, new)
+    _same_results(old, new)
     depth = 1
     while (inner := f"{name}__{depth}") in functions:
         depth += 1
@@ -272,6 +274,22 @@ def _same_parameters(old: KernelFunction, new: KernelFunction) -> None:
             f"'{new.name}' must take ({', '.join(old.parameters)}) as in {old.file}:"
             f"{old.tree.lineno}, not ({', '.join(new.parameters)})",
         )
+
+
+def _same_results(old: KernelFunction, new: KernelFunction) -> None:
+    """Refuse a function that returns less or more than callers take; they would be blamed."""
+    taken, given = style.result_counts(old.tree), style.result_counts(new.tree)
+    if taken != {0} and len(given) == len(taken) == 1 and given != taken:
+        raise new.error(
+            new.tree,
+            f"'{new.name}' must return {_results(taken)} as in {old.file}:{old.tree.lineno}, "
+            f"not {_results(given)}",
+        )
+
+
+def _results(counts: Collection[int]) -> str:
+    (count,) = counts
+    return {0: "nothing", 1: "one integer"}.get(count, f"{count} integers")
 
 
 def _callees_first(functions: Mapping[str, KernelFunction]) -> dict[str, KernelFunction]:

@@ -214,6 +214,14 @@ def _body_nodes(tree: ast.FunctionDef) -> Iterable[ast.AST]:
                 stack.extend(v for v in value if isinstance(v, ast.AST))
 
 
+def result_counts(tree: ast.FunctionDef) -> set[int]:
+    """Return how many results the function's returns have; empty if it may never return."""
+    counts = {_count_results(n) for n in ast.walk(tree) if isinstance(n, ast.Return)}
+    if not counts and not isinstance(tree.body[-1], ast.While):
+        counts.add(0)
+    return counts
+
+
 def _count_results(node: ast.Return) -> int:
     if node.value is None:
         return 0

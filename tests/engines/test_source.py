@@ -239,6 +239,15 @@ def test_every_path_returns_as_many_results(tmp_path, body, numbers):
     )
 
 
+@pytest.mark.parametrize(("body", "given"), [("pass", "nothing"), ("return 1, 2", "2 integers")])
+def test_a_function_returns_what_the_replaced_one_does(tmp_path, body, given):
+    message = refused(tmp_path, f"@kernel\ndef never_negative(value):\n    {body}\n")
+    assert message.startswith(
+        f"mine.py:{FIRST + 1}: 'never_negative' must return one integer as in "
+    )
+    assert message.endswith(f", not {given}")
+
+
 @pytest.mark.parametrize(
     "body",
     [

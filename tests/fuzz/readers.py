@@ -185,6 +185,7 @@ _MAPS = tuple(
     for seed in (*_TRACES, _MANUAL)
 )
 _JSON_WORDS = _words(
+    *(f'"{name}"' for name in (*results.Report.__struct_fields__, results.SCHEMA)),
     *('{"', '":', "[", "]", "{", "}", ",", "null", "true", "1e999", "-1", "0.5", '"x"', "NaN"),
     *("18446744073709551616", "\\ud800", "[" * 50, '{"a":' * 50),
 )
