@@ -52,7 +52,7 @@ def load(path: Path) -> Mutant:
     """Read what a mutant's file says of itself; nothing of it is run.  Raises KernelSourceError."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, RecursionError, MemoryError) as error:
         raise KernelSourceError(f"{path}: cannot read the mutant: {error}") from error
     paragraphs = inspect.cleandoc(ast.get_docstring(tree) or "").split("\n\n")
     if len(paragraphs) != PARAGRAPHS:
@@ -91,13 +91,24 @@ def _constants(path: Path, tree: ast.Module) -> dict[str, Any]:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             name = node.targets[0].id
             if name in names:
-                try:
-                    found[name] = ast.literal_eval(node.value)
-                except ValueError as error:
-                    raise KernelSourceError(
-                        f"{path}:{node.lineno}: {name} must be a plain value"
-                    ) from error
+                found[name] = _value(f"{path}:{node.lineno}: {name}", node.value, name == "CONFIG")
     return found
+
+
+def _value(where: str, node: ast.expr, config: bool) -> Any:  # noqa: FBT001
+    """Return the text of a constant, or the build options; raises KernelSourceError."""
+    try:
+        value = ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError, RecursionError) as error:
+        raise KernelSourceError(f"{where} must be a plain value") from error
+    if config:
+        if not isinstance(value, dict) or not all(
+            isinstance(k, str) and isinstance(v, int) for k, v in value.items()
+        ):
+            raise KernelSourceError(f"{where} must name build options and their values")
+    elif not isinstance(value, str):
+        raise KernelSourceError(f"{where} must be text")
+    return value
 
 
 def mutants() -> dict[str, Mutant]:

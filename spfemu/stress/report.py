@@ -14,7 +14,7 @@ import msgspec
 
 from spfemu.errors import ResourceError, UsageError
 from spfemu.layout import layout_hash
-from spfemu.results import Override
+from spfemu.results import JSON_ERRORS, Override
 from spfemu.stress.hunt import HuntPlan, HuntResult
 from spfemu.stress.stepping import Reproduced
 
@@ -141,7 +141,7 @@ def read(path: str, overrides: tuple[str, ...], seconds: float) -> HuntPlan:
         report = msgspec.json.decode(Path(path).read_bytes(), type=Report)
     except OSError as error:
         raise ResourceError(f"cannot read {path}: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except JSON_ERRORS as error:
         raise UsageError(f"{path} is no report of spfemu stress: {error}") from error
     if report.schema != REPORT_SCHEMA:
         raise UsageError(f"{path} is no report of spfemu stress: its schema is {report.schema!r}")

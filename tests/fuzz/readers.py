@@ -13,14 +13,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from spfemu import results
 from spfemu.engines.cache import find
 from spfemu.errors import UsageError
 from spfemu.fidelity import program
+from spfemu.layout import layout_hash
 from spfemu.measure import environment, topology
 from spfemu.mm.flags import Madv, Map, Prot
 from spfemu.replay.run import replay
 from spfemu.replay.table import read_table
+from spfemu.stress import mutant
+from spfemu.stress import report as stress
 from spfemu.trace import maps
 from spfemu.trace.order import in_order
 from spfemu.trace.problems import Problems
@@ -98,6 +103,16 @@ def report(data: bytes) -> None:
         one_line(error)
     else:
         assert results.decode(results.encode(found)) == found
+
+
+def stress_report(data: bytes) -> None:
+    """Read a report of `stress`, to replay it."""
+    _as_file(data, lambda path: stress.read(path, (), 1.0))
+
+
+def mutant_header(data: bytes) -> None:
+    """Read what a mutant says of itself; none of it is run."""
+    _as_file(data, lambda path: mutant.load(Path(path)))
 
 
 def fidelity_program(data: bytes) -> None:
@@ -180,6 +195,12 @@ _TRACE_WORDS = _words(
     *(f"MAP_{m.name}" for m in Map),
     *(f"MADV_{m.name}" for m in Madv),
 )
+_STRESS = msgspec.json.encode(
+    stress.Report(
+        *(stress.REPORT_SCHEMA, layout_hash(), "spf", 2, 1, 7, True, []),
+        stress.Verdict("DATA", "check", "text", 7),
+    )
+)
 _MAPS = tuple(
     b"".join(line for line in seed.splitlines(keepends=True) if b"-" in line[:20])
     for seed in (*_TRACES, _MANUAL)
@@ -200,6 +221,12 @@ TARGETS = {
         _words("r-xp", "rw-s", " ", "-", "00000000", "ffffffff", "08:02", "\n", "\\012", "[heap]"),
     ),
     "report": Target(report, (), _JSON_WORDS),
+    "stress_report": Target(stress_report, (_STRESS,), _JSON_WORDS),
+    "mutant_header": Target(
+        mutant_header,
+        tuple(path.read_bytes() for path in sorted(mutant.FOLDER.glob("*.py"))[:8]),
+        _words("PROTOCOL", "PROMISE", "CONFIG", " = ", '"', "{", "}", "[]", "1", "\0", "(" * 90),
+    ),
     "fidelity_program": Target(
         fidelity_program,
         (

@@ -22,10 +22,11 @@ VALUES = (
     *("4096", "16M", "1.5K", "9T", "1-8", "8-1", "1..64x2", "0-8:0", "1,2,", "200ms", "0.3", "-"),
     *("spf", "classic", "spf,classic", "bare", "native", "plain", "host", "emulator", "threads"),
     *("processes", "latch", "irq", "own", "all", "none", "once", "bash", "tcsh", "pft", "mixed"),
-    *("page_fault1", "numa_remote", "fork1", "trace", "nothing", "\x00", "\udcff", "é", "*", "%s"),
+    *("page_fault1", "numa_remote", "fork1", "trace", "nothing", "\x1b", "\udcff", "é", "*", "%s"),
     *(".", "no/such/file", "good.trace", "rubbish", "override.py", "--", "--help", "-x", "x=y"),
 )
-RUBBISH = st.text(max_size=5)
+RUBBISH = st.text(st.characters(exclude_characters="\0"), max_size=5)
+"""What an argument may hold: the kernel ends it at a NUL."""
 
 
 def options_of(name):
@@ -59,6 +60,7 @@ def nothing_runs(tmp_path, monkeypatch, scale_report, run_report):
     from spfemu.fidelity import run as fidelity
     from spfemu.measure import compare
     from spfemu.replay import run as replay
+    from spfemu.stress import hunt, matrix
     from spfemu.trace import record
 
     def stop(*_, **__):
@@ -69,6 +71,8 @@ def nothing_runs(tmp_path, monkeypatch, scale_report, run_report):
     monkeypatch.setattr(fidelity, "run_fidelity", stop)
     monkeypatch.setattr(fidelity, "replay", stop)
     monkeypatch.setattr(replay, "replay", stop)
+    monkeypatch.setattr(hunt, "hunt", stop)
+    monkeypatch.setattr(matrix, "run_matrix", stop)
     monkeypatch.setattr(record, "record", stop)
     monkeypatch.chdir(tmp_path)
     Path("good.trace").write_text("1 brk(NULL) = 0x1000\n")
