@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from spfemu.checks import check_segment
 from spfemu.errors import UsageError, WorkerDiedError, WorkerKilledError
-from spfemu.events import Event
+from spfemu.events import ABORT_REASONS, VMA_LOCK_ABORT_REASONS, Event
 from spfemu.measure.plan import Plan, quiet
 from spfemu.measure.probe import cycles_per_second
 from spfemu.measure.run import Prepared, Segments, prepare
@@ -32,6 +32,17 @@ HANG_SECONDS = 20.0
 SWAP = 16 << 20
 NODES = 2
 SEED_BITS = 48
+
+_LOST = frozenset({
+    *("ODD", "VMA_COPY", "PTE_MAP_LOCK_SEQ1", "PTE_MAP_LOCK_PMD", "PTE_MAP_LOCK_PTL"),
+    *("PTE_MAP_LOCK_SEQ2", "SEQ", "BUSY", "SEQ_RECHECK", "RANGE", "MM"),
+})  # fmt: skip
+RACES = tuple(
+    reason
+    for reason in (*ABORT_REASONS, *VMA_LOCK_ABORT_REASONS)
+    if reason.name.rpartition("ABORT_")[2] in _LOST
+)
+"""Reasons for which faults give up that only others can bring about."""
 
 Show = Callable[[str, float | None], None]
 
@@ -99,6 +110,11 @@ class HuntResult:
     round_seed: int | None = None
     partial: bool = False
 
+    def races(self) -> Counter[str]:
+        """Faults that gave up because of others, by the kind of race that they lost."""
+        counts = {_race(reason): self.events[reason.name] for reason in RACES}
+        return Counter({name: count for name, count in counts.items() if count})
+
     @property
     def too_weak(self) -> str | None:
         """Why a hunt that found nothing proves nothing, or None."""
@@ -122,8 +138,8 @@ def hunt(plan: HuntPlan, show: Show = quiet) -> HuntResult:
     try:
         while result.violation is None and time.monotonic() - started < plan.seconds:
             seed = plan.seed + result.rounds
-            show(_progress(result), (time.monotonic() - started) / plan.seconds)
             left = plan.seconds - (time.monotonic() - started)
+            show(_progress(result, left), 1 - left / plan.seconds)
             result.violation = run_round(plan, prepared, segments, seed, result, left)
             result.round_seed = seed if result.violation else None
             result.rounds += 1
@@ -168,6 +184,10 @@ def run_round(
     return violation
 
 
+def _race(reason: Event) -> str:
+    return reason.name.rpartition("ABORT_")[2].removeprefix("PTE_MAP_LOCK_")
+
+
 def _add(result: HuntResult, segment: Segment, violation: Violation | None) -> None:
     result.operations += int(segment.cpus["operations"].sum())
     totals = segment.cpus["event"].sum(axis=0)
@@ -178,6 +198,7 @@ def _add(result: HuntResult, segment: Segment, violation: Violation | None) -> N
         result.escaped += 1
 
 
-def _progress(result: HuntResult) -> str:
-    races = f", {result.torn:,} of {result.copies:,} copies torn" if result.copies else ""
-    return f"{result.protocol}: {result.operations:,} operations{races}"
+def _progress(result: HuntResult, left: float) -> str:
+    torn = f", {result.torn:,} torn copies rejected" if result.copies else ""
+    races = "".join(f", {count:,} {name}" for name, count in result.races().most_common(3))
+    return f"{result.protocol}: {result.operations:,} operations{torn}{races}, {left:.0f} s left"

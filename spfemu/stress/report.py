@@ -199,6 +199,9 @@ def text(result: HuntResult) -> str:
         )
     if result.partial:
         lines.append("partial: interrupted")
+    races = ", ".join(f"{name} {count:,}" for name, count in result.races().most_common())
+    if races:
+        lines.append(f"faults that gave up because of a race: {races}")
     if result.too_weak:
         lines.append(f"too weak: {result.too_weak}")
     return "\n".join(lines)

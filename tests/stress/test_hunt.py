@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import signal
+from collections import Counter
 
 import pytest
 from click.testing import CliRunner
@@ -125,3 +126,10 @@ def test_a_worker_that_somebody_kills_has_broken_no_promise(monkeypatch):
     monkeypatch.setattr(Workers, "watch", kill_one)
     with pytest.raises(WorkerKilledError, match=r"worker 0 \(pid \d+\) was killed by SIGKILL"):
         hunt(HuntPlan("classic", seconds=60.0, hang_seconds=60.0))
+
+
+def test_races_are_told_by_kind():
+    events = Counter(SPF_ABORT_ODD=3, SPF_ABORT_PTE_MAP_LOCK_SEQ2=5, SPF_ABORT_ANON_VMA=7)
+    result = hunts.HuntResult("spf", 1, events=events)
+
+    assert result.races() == {"ODD": 3, "SEQ2": 5}
