@@ -17,6 +17,7 @@ import signal
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -88,6 +89,8 @@ class Workers:
         self.engine = engine
         self.segment = segment
         self.hang_seconds = hang_seconds
+        self.watchdog: Callable[[Workers], None] | None = None
+        """Called again and again while the workers run; what it raises ends them."""
         self.progress = progress
         self._told = ""
         self.stops = 0
@@ -270,6 +273,8 @@ class Workers:
         if self._stopped:  # others may wait for it
             self._moved = [time.monotonic()] * self.plan.nr_cpus
         else:
+            if self.watchdog is not None and left and int(self.segment.system["gate"]):
+                self.watchdog(self)
             self._check_progress([i for g in left for i in g.cpus])
 
     def _check_stopped(self, groups: list[_Group]) -> None:

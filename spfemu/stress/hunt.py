@@ -19,11 +19,12 @@ from spfemu.events import ABORT_REASONS, VMA_LOCK_ABORT_REASONS, Event
 from spfemu.measure.plan import Plan, quiet
 from spfemu.measure.probe import cycles_per_second
 from spfemu.measure.run import Prepared, Segments, prepare
-from spfemu.measure.workers import Workers
+from spfemu.measure.workers import WATCH_PERIOD, Workers
 from spfemu.segment import Segment
 from spfemu.stress.delays import focus_sites, set_delays
 from spfemu.stress.promises import Promise
 from spfemu.stress.verdict import Violation, of_checks, of_death
+from spfemu.stress.watchdog import Watchdog
 from spfemu.workloads.parameters import STRESS
 
 ROUND_SECONDS = 1.0
@@ -167,10 +168,14 @@ def run_round(
     if plan.delays:
         focus = focus_sites(prepared.program, prepared.engine.sites)
         set_delays(segment, seed, cycles, focus=focus)
+    watchdog = Watchdog(segment, prepared.plan, plan.hang_seconds)
     try:
         with Workers(prepared.plan, prepared.engine, segment, cycles, plan.hang_seconds) as workers:
+            workers.watchdog = watchdog
             workers.open_gate()
             workers.watch(min(left, ROUND_SECONDS))
+            while watchdog.overdue():
+                workers.watch(WATCH_PERIOD)
             workers.stop()
     except WorkerKilledError:  # it broke no promise
         raise

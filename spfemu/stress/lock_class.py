@@ -37,6 +37,7 @@ class LockClass(IntEnum):
     RCU = 18, "RCU read-side section"
     IRQS_OFF = 19, "section with interrupts off"
     MONITOR = 20, "monitor"
+    WORKLOAD = 21, "workload's lock"
 
     text: str
 
@@ -60,7 +61,7 @@ LAST_DOCUMENTED = LockClass.POOL
 
 @slowpath
 def spinlock_class(cpu: int, lock: int) -> int:
-    """Return the class of a spinlock, by the area in which it is; 0 for one of the workload."""
+    """Return the class of a spinlock, by the area in which it is."""
     system = load(cpu + CPU.system)
     if lock >= load(system + SYSTEM.vmemmap):
         return LockClass.PTL
@@ -81,7 +82,7 @@ def spinlock_class(cpu: int, lock: int) -> int:
         offset = (lock - load(system + SYSTEM.mms)) % MM.SIZE
         return LockClass.PAGE_TABLE_LOCK if offset == MM.page_table_lock else LockClass.WAIT_LOCK
     if lock >= load(system + SYSTEM.scratch):
-        return 0
+        return LockClass.WORKLOAD
     if lock == system + SYSTEM.mm_all_locks + RWSEM.wait_lock:
         return LockClass.WAIT_LOCK
     return LockClass.POOL

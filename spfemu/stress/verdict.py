@@ -17,6 +17,7 @@ from spfemu.stress.details import describe
 from spfemu.stress.history import HistoryTexts, read_history
 from spfemu.stress.mix.model import Wrong
 from spfemu.stress.promises import Promise
+from spfemu.stress.watchdog import StuckError
 
 OF_WRONG = {
     Wrong.VALUE: Promise.DATA,
@@ -100,6 +101,8 @@ def _of_death(segment: Segment, plan: Plan, error: WorkerDiedError) -> Violation
     failed = np.flatnonzero(segment.cpus["failed"])
     if len(failed):
         return of_failure(segment, plan, int(failed[0]))
+    if isinstance(error, StuckError):
+        return Violation(Promise.PROGRESS, f"watchdog: {error.kind}", f"{error}.")
     if isinstance(error, WorkerHangsError):
         return Violation(Promise.PROGRESS, "watchdog", f"A {error}.")
     if error.bug is not None:

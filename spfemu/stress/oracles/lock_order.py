@@ -5,7 +5,7 @@ A validator in the way of Linux's lockdep (kernel/locking/lockdep.c).  Each CPU 
 locks that it holds.  Before it may wait for a lock, the pairs (class held, class wanted) are added
 to those that any CPU has been seen with, in STRESS.orders; together with the documented ones they
 must not form a cycle.  So two CPUs need not meet to show that they could wait for each other.  A
-trylock waits for nothing: it adds no pair, but is held.
+trylock waits for nothing: it adds no pair, but is held.  Locks of the workload are none of this.
 
 Two locks of a class are held where docs/locking.md has it: see may_nest.
 
@@ -190,7 +190,7 @@ def documented_inside(kind: int) -> int:
 def spin_lock(cpu: int, lock: int) -> None:
     """A lock that may have to be waited for."""
     kind = spinlock_class(cpu, lock)
-    if kind == 0:
+    if kind == LockClass.WORKLOAD:
         proceed(cpu, lock)
         return
     lock_acquire(cpu, lock, kind)
@@ -200,10 +200,10 @@ def spin_lock(cpu: int, lock: int) -> None:
 
 @around
 def spin_trylock(cpu: int, lock: int) -> int:
-    """A lock that is not waited for."""
+    """A lock that is not waited for; an override that does has noted it already."""
     taken: int = proceed(cpu, lock)
     kind = spinlock_class(cpu, lock)
-    if taken and kind != 0:
+    if taken and kind != LockClass.WORKLOAD and held_entry(load(cpu + CPU.stress), lock, 1) == 0:
         lock_hold(cpu, lock, kind, 1)
     return taken
 
@@ -213,7 +213,7 @@ def spin_unlock(lock: int) -> None:
     """Only its holder may."""
     cpu = this_cpu()
     kind = spinlock_class(cpu, lock)
-    if kind != 0:
+    if kind != LockClass.WORKLOAD:
         lock_release(cpu, lock, kind, 1)
     proceed(lock)
 
