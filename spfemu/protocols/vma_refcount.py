@@ -20,6 +20,7 @@ from spfemu.mm.bug import Bug, vm_bug_on
 from spfemu.mm.fault import do_locked_fault
 from spfemu.mm.flags import FaultFlag, VmFault
 from spfemu.mm.memory import access_error, handle_mm_fault
+from spfemu.mm.mm_struct import mmdrop, mmgrab
 from spfemu.mm.mmap_lock import mmap_read_trylock, mmap_read_unlock, release_fault_lock
 from spfemu.mm.rcu import rcu_read_lock, rcu_read_unlock
 from spfemu.mm.rmap import anon_vma_prepare
@@ -124,7 +125,7 @@ def vma_start_read(cpu: int, mm: int, vma: int) -> int:
             break
         count = found
     if load(vma + VMA.vm_mm) != mm:
-        vma_refcount_put(vma)
+        vma_put_of_other_mm(cpu, vma)
         return Event.VMA_LOCK_ABORT_MM
     if load(vma + VMA.vm_lock_seq) == smp_load_acquire(mm + MM.mm_lock_seq):
         vma_refcount_put(vma)
@@ -151,6 +152,19 @@ def vma_refcount_put(vma: int) -> None:
     vm_bug_on(count < 0, Bug.REFCOUNT_UNDERFLOW)
     if count == VMA_LOCK_OFFSET or count == VMA_LOCK_OFFSET + 1:
         vma_wake_writer(mm)
+
+
+@slowpath
+def vma_put_of_other_mm(cpu: int, vma: int) -> None:
+    """Drop a reference to the VMA of another process, which may end as soon as it is gone.
+
+    Until then the reference keeps the mm_struct, whose writer waits for it and is woken behind it.
+    Source: the fix of July 2025 (3104138517fc).
+    """
+    mm = load(vma + VMA.vm_mm)
+    mmgrab(mm)
+    vma_refcount_put(vma)
+    mmdrop(cpu, mm)
 
 
 @slowpath

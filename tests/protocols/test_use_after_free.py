@@ -81,15 +81,37 @@ def anon_vma_chain_link(vma: int, avc: int, anon_vma: int) -> None:
     if broken() == 5:
         store(anon_vma + ANON_VMA.refcount, 1)
 """
-NOBODY_WAITS = """
+NOBODY_WAITS, MM_NOT_KEPT = 6, 7
+REFCOUNT = """
 @kernel
+def broken() -> int:
+    return load(load(load(this_cpu() + CPU.system) + SYSTEM.scratch))
+
+
+@around
 def vma_start_write(cpu: int, vma: int) -> None:
-    pass
+    if broken() != 6:
+        proceed(cpu, vma)
 
 
-@kernel
+@around
 def vma_mark_detached(cpu: int, vma: int) -> None:
-    atomic_fetch_add(vma + VMA.vm_refcnt, -2)
+    if broken() == 6:
+        atomic_fetch_add(vma + VMA.vm_refcnt, -2)
+    else:
+        proceed(cpu, vma)
+
+
+@around
+def mmgrab(mm: int) -> None:
+    if broken() != 7:
+        proceed(mm)
+
+
+@around
+def mmdrop(cpu: int, mm: int) -> None:
+    if broken() != 7 or load(cpu + CPU.id) != 0:
+        proceed(cpu, mm)
 """
 
 
@@ -114,7 +136,7 @@ def broken_spf(broken_engine):
 
 @pytest.fixture(scope="module")
 def broken_refcount(broken_engine):
-    return broken_engine("vma-refcount", NOBODY_WAITS)
+    return broken_engine("vma-refcount", REFCOUNT)
 
 
 @pytest.fixture
@@ -216,7 +238,7 @@ def test_an_anon_vma_freed_while_another_vma_has_it(broken_spf, segment):
 
 
 def test_a_vma_freed_while_a_fault_has_a_reference(broken_refcount, segment):
-    with Threads(prepared(broken_refcount, segment)) as threads:
+    with Threads(prepared(broken_refcount, segment, NOBODY_WAITS)) as threads:
         a, b = threads.thread("A", "write", NEW, 7), threads.thread("B", "munmap", NEW, LENGTH)
         a.runs_until(before("handle_mm_fault"))
         b.runs_to_end()
@@ -226,7 +248,7 @@ def test_a_vma_freed_while_a_fault_has_a_reference(broken_refcount, segment):
 
 
 def test_a_vma_used_again_while_a_fault_has_a_reference(broken_refcount, segment):
-    process = prepared(broken_refcount, segment)
+    process = prepared(broken_refcount, segment, NOBODY_WAITS)
     with Threads(process) as threads:
         a, b = threads.thread("A", "write", NEW, 7), threads.thread("B", "munmap", NEW, LENGTH)
         a.runs_until(before("handle_mm_fault"))
@@ -234,6 +256,56 @@ def test_a_vma_used_again_while_a_fault_has_a_reference(broken_refcount, segment
         assert process.call("mmap", NEW, LENGTH, RW, FIXED, cpu=1) == NEW
         object_, _, _ = touched(a)
     assert object_.startswith("vma[")
+
+
+@pytest.fixture
+def two_processes(broken_refcount):
+    """CPUs 0 and 1 run a process that has NEW mapped, CPU 2 another one."""
+    segment = Segment.create(Geometry(nr_cpus=3, nr_mms=2, stress=1))
+    process = Process(broken_refcount, segment)
+    assert process.call("mmap", NEW, LENGTH, RW, FIXED, cpu=0) == NEW
+    yield process
+    segment.close()
+
+
+def end_other_process_beside_a_reference(process, threads, broken):
+    """A has a reference to a VMA that the other process got; that unmaps it and ends.
+
+    Returns A, which has dropped it and is about to wake whoever waits for that.
+    """
+    segment, engine = process.segment, process.engine
+    segment.words[(segment.scratch(0) - segment.base) // 8] = broken
+    a = threads.thread("A", "write", NEW, 7)
+    a.runs_until(after("__find_vma", inside="lock_vma_under_rcu"))
+    assert process.call("munmap", NEW, LENGTH, cpu=1) == 0
+    engine.call("switch_mm", segment.cpu(1), segment.mm(1))
+    assert process.call("mmap", NEW, LENGTH, RW, FIXED, cpu=1) == NEW
+    a.runs_until(after("cmpxchg_acquire", inside="vma_start_read"))
+    b = threads.thread("B", "munmap", NEW, LENGTH)
+    b.runs_until(after("cmpxchg_acquire", inside="vma_enter_locked"))
+    a.runs_until(before("vma_wake_writer"))
+    b.runs_to_end()
+    for cpu in (1, 2):
+        engine.call("switch_mm", segment.cpu(cpu), segment.mm(0))
+    segment.mms["mm_users"][1] = 1
+    engine.call("mmput", segment.cpu(1), segment.mm(1))
+    return a
+
+
+def test_a_process_that_ends_before_it_is_woken(two_processes):
+    with Threads(two_processes) as threads:
+        a = end_other_process_beside_a_reference(two_processes, threads, MM_NOT_KEPT)
+        object_, freed_by, freed_in = touched(a)
+    assert object_ == "mm1.vma_writer_wait"
+    assert (freed_by, freed_in) == ("cpu1", "mm_slot_free")
+
+
+def test_a_reference_keeps_a_process_that_ends_until_it_is_woken(two_processes):
+    with Threads(two_processes) as threads:
+        a = end_other_process_beside_a_reference(two_processes, threads, 0)
+        assert two_processes.segment.mms["in_use"].tolist() == [1, 1]
+        a.runs_to_end()
+    assert two_processes.segment.mms["in_use"].tolist() == [1, 0]
 
 
 def test_a_double_free(broken_spf, segment):
