@@ -306,13 +306,15 @@ class Plan:
         frames += nr_huge * HPAGE_PMD_NR
         waiting = min(SLACK_OPERATIONS * needs.vmas, RCU_QHIMARK)
         vmas = needs.vmas + (self.nr_cpus + 1) * (SLACK_VMAS + waiting)
+        # a CPU that reclaims, or khugepaged, may keep the mm of a child that has ended
+        spare_mms = needs.mms + (self.nr_cpus if needs.mms else 0)
         geometry = Geometry(
             self.nr_cpus,
             self.nr_mms,
             frames,
             vmas,
             vmas,
-            needs.mms,
+            spare_mms,
             max(needs.chains, 1),
             max(needs.files, Geometry.nr_files),
             nr_huge=nr_huge,

@@ -105,6 +105,12 @@ def test_overhead_of_the_segment_beyond_its_frames():
     assert geometry.size - geometry.nr_frames * 4096 <= 0.03 * geometry.nr_frames * 4096
 
 
+def test_there_is_an_mm_for_each_cpu_that_may_keep_that_of_a_child():
+    plan = Plan("fork1", workers=3, mode="processes")
+    assert plan.geometry.nr_spare_mms == 3 + 3
+    assert Plan("mmap1").geometry.nr_spare_mms == 0
+
+
 def test_lists_have_a_line_each():
     for listed in (build.list_workloads(), build.list_protocols()):
         assert listed
