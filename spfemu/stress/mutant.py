@@ -91,21 +91,24 @@ def _constants(path: Path, tree: ast.Module) -> dict[str, Any]:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             name = node.targets[0].id
             if name in names:
-                found[name] = _value(f"{path}:{node.lineno}: {name}", node.value, name == "CONFIG")
+                found[name] = _value(f"{path}:{node.lineno}: {name}", node.value, name)
     return found
 
 
-def _value(where: str, node: ast.expr, config: bool) -> Any:  # noqa: FBT001
-    """Return the text of a constant, or the build options; raises KernelSourceError."""
+def _value(where: str, node: ast.expr, name: str) -> Any:
+    """Return the text of a constant, the build options or the mark; raises KernelSourceError."""
     try:
         value = ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, RecursionError) as error:
         raise KernelSourceError(f"{where} must be a plain value") from error
-    if config:
+    if name == "CONFIG":
         if not isinstance(value, dict) or not all(
             isinstance(k, str) and isinstance(v, int) for k, v in value.items()
         ):
             raise KernelSourceError(f"{where} must name build options and their values")
+    elif name == "WEAK_MEMORY":
+        if not isinstance(value, bool):
+            raise KernelSourceError(f"{where} must be True or False")
     elif not isinstance(value, str):
         raise KernelSourceError(f"{where} must be text")
     return value
