@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import abc
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,11 +18,12 @@ _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _SECONDS = {"": 1.0, "s": 1.0, "ms": 1e-3, "m": 60.0, "min": 60.0}
 
 
-class _Parsed(click.ParamType[Any]):
+class _Parsed(click.ParamType[Any], abc.ABC):
     """A value made from text by `parse`, which raises ValueError with the reason."""
 
+    @abc.abstractmethod
     def parse(self, text: str) -> Any:
-        raise NotImplementedError
+        """Return the value."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse text; values that are not text are defaults and stay as they are."""
