@@ -21,7 +21,7 @@ from spfemu.mm.page_lock import unlock_page
 from spfemu.mm.rwsem import down_write, up_write
 from spfemu.mm.syscalls import syscall_result
 from spfemu.mm.truncate import truncate_setsize
-from spfemu.mm.vma import find_vma
+from spfemu.mm.vma import find_vma_intersection
 from spfemu.mm.vmstat import count_vm_event
 from spfemu.mm.writeback import filemap_write_and_wait_range
 from spfemu.primitives import load, read_once, write_once
@@ -108,8 +108,8 @@ def do_msync(cpu: int, mm: int, start: int, end: int, flags: int) -> int:
     unmapped = 0
     while start < end:
         mmap_read_lock(cpu, mm)
-        vma = find_vma(cpu, mm, start)
-        if vma == 0 or load(vma + VMA.vm_start) >= end:
+        vma = find_vma_intersection(cpu, mm, start, end)
+        if vma == 0:
             mmap_read_unlock(cpu, mm)
             return -Errno.ENOMEM
         if load(vma + VMA.vm_start) > start:

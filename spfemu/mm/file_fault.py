@@ -51,7 +51,6 @@ if TYPE_CHECKING:  # defined by the protocol
 FAULT_AROUND_BYTES = 65536
 """Range that a read fault maps if it is in the cache (fault_around_bytes)."""
 SPECULATIVE = int(FaultFlag.SPECULATIVE)
-RETRY = int(VmFault.RETRY)
 NOT_MAPPED = int(VmFault.NOPAGE | VmFault.RETRY) | VM_FAULT_ERROR
 """The fault has not mapped the page that was found for it."""
 RESULT = int(VmFault.RETRY) | VM_FAULT_ERROR
@@ -149,13 +148,13 @@ def do_shared_fault(cpu: int, vmf: int) -> int:
 @kernel
 def __do_fault(cpu: int, vmf: int) -> int:
     """Ask the file for the page, VMF.page; returns VM_FAULT_* bits, LOCKED if it is there."""
-    if (load(vmf + VMF.flags) & SPECULATIVE) == 0:
-        return filemap_fault(cpu, vmf)
-    result = RETRY
-    rcu_read_lock(cpu)
-    if speculation_holds(cpu, vmf, Event.SPF_ABORT_FAULT):
+    if file_access_begin(cpu, vmf) == 0:
+        return VmFault.RETRY
+    if load(vmf + VMF.flags) & SPECULATIVE:
         result = filemap_fault_speculative(cpu, vmf)
-    rcu_read_unlock(cpu)
+    else:
+        result = filemap_fault(cpu, vmf)
+    file_access_end(cpu, vmf)
     return result
 
 
@@ -165,14 +164,30 @@ def do_fault_around(cpu: int, vmf: int) -> int:
 
     The range lies within the VMA and within one table.
     """
+    if file_access_begin(cpu, vmf) == 0:
+        return VmFault.RETRY
+    result = filemap_map_pages(cpu, vmf)
+    file_access_end(cpu, vmf)
+    return result
+
+
+@kernel
+def file_access_begin(cpu: int, vmf: int) -> int:
+    """See that the file of the VMA stays until `file_access_end`; 0 if a speculative fault ends."""
     if (load(vmf + VMF.flags) & SPECULATIVE) == 0:
-        return filemap_map_pages(cpu, vmf)
-    result = RETRY
+        return 1
     rcu_read_lock(cpu)
     if speculation_holds(cpu, vmf, Event.SPF_ABORT_FAULT):
-        result = filemap_map_pages(cpu, vmf)
+        return 1
     rcu_read_unlock(cpu)
-    return result
+    return 0
+
+
+@kernel
+def file_access_end(cpu: int, vmf: int) -> None:
+    """Let the file go; a fault with a lock keeps it by that."""
+    if load(vmf + VMF.flags) & SPECULATIVE:
+        rcu_read_unlock(cpu)
 
 
 @kernel

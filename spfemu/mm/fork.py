@@ -15,7 +15,6 @@ from spfemu.mm.context import switch_mm
 from spfemu.mm.flags import (
     PMD_SIZE,
     PTE_ADDR_MASK,
-    PUD_SIZE,
     VM_UFFD_FLAGS,
     Errno,
     PageKind,
@@ -48,7 +47,6 @@ from spfemu.mm.page_alloc import (
 )
 from spfemu.mm.pgtable import (
     alloc_pmd,
-    find_pmd,
     pmd_huge,
     pte_lockptr,
     pte_offset,
@@ -73,7 +71,7 @@ from spfemu.mm.vma_write import (
     vmas_start_write,
 )
 from spfemu.mm.vmstat import count_vm_event
-from spfemu.mm.zap import pmd_addr_end, unmap_region
+from spfemu.mm.zap import find_pmd_range, unmap_region
 from spfemu.primitives import (
     atomic_fetch_add,
     atomic_fetch_add_relaxed,
@@ -323,18 +321,14 @@ def copy_pmd_range(cpu: int, vma: int, src_vma: int) -> int:
     end = load(src_vma + VMA.vm_end)
     address = load(src_vma + VMA.vm_start)
     while address < end:
-        next_ = pmd_addr_end(address, end)
-        slot = find_pmd(src_mm, address)
+        slot, next_ = find_pmd_range(src_mm, address, end)
         error = 0
-        if slot == 0:
-            # nothing below this pud entry
-            next_ = (address + PUD_SIZE) & -PUD_SIZE
-        elif copies_huge_pmd(src_mm, slot, address, next_):
+        if slot != 0 and copies_huge_pmd(src_mm, slot, address, next_):
             dst_slot = alloc_pmd(cpu, mm, address)
             error = -Errno.ENOMEM
             if dst_slot != 0:
                 error = copy_huge_pmd(cpu, mm, dst_slot, src_mm, slot)
-        elif read_once(slot) != 0:
+        elif slot != 0 and read_once(slot) != 0:
             error = copy_table(cpu, vma, src_vma, slot, address, next_)
         if error != 0:
             return error

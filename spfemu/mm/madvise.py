@@ -15,7 +15,7 @@ from spfemu.mm.mmap import page_align, range_wraps
 from spfemu.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
 from spfemu.mm.reclaim_advice import madvise_reclaim
 from spfemu.mm.truncate import punch_hole
-from spfemu.mm.vma import find_vma
+from spfemu.mm.vma import find_vma, find_vma_intersection
 from spfemu.mm.vma_modify import vm_flags_reset, vma_modify_flags
 from spfemu.mm.zap import zap_page_range
 from spfemu.primitives import load
@@ -134,8 +134,8 @@ def madvise_remove(cpu: int, mm: int, start: int, end: int) -> int:
     result = 0
     while start < end:
         mmap_read_lock(cpu, mm)
-        vma = find_vma(cpu, mm, start)
-        if vma == 0 or load(vma + VMA.vm_start) >= end:
+        vma = find_vma_intersection(cpu, mm, start, end)
+        if vma == 0:
             mmap_read_unlock(cpu, mm)
             return -Errno.ENOMEM
         if load(vma + VMA.vm_start) > start:

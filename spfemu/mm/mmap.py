@@ -27,6 +27,7 @@ from spfemu.mm.vma import (
     __split_vma,
     detach_vmas_to_be_unmapped,
     find_vma,
+    find_vma_intersection,
     find_vma_links,
     vm_area_alloc,
     vm_area_free,
@@ -420,8 +421,8 @@ def do_munmap(cpu: int, mm: int, start: int, length: int, downgrade: int) -> int
     if length <= 0 or length > task_size - start:
         return -Errno.EINVAL
     end = start + page_align(length)
-    vma = find_vma(cpu, mm, start)
-    if vma == 0 or load(vma + VMA.vm_start) >= end:
+    vma = find_vma_intersection(cpu, mm, start, end)
+    if vma == 0:
         return 0
     prev = load(vma + VMA.vm_prev)
     if load(vma + VMA.vm_start) < start:
@@ -508,8 +509,8 @@ def do_brk(cpu: int, mm: int, brk: int) -> int:
     if new_end > old_end:
         result = do_brk_grow(cpu, mm, old_end, new_end)
     elif new_end < old_end and CONFIG_LINUX_VERSION >= BRK_NEEDS_A_MAPPING:
-        vma = find_vma(cpu, mm, new_end)
-        if vma == 0 or load(vma + VMA.vm_start) >= old_end:
+        vma = find_vma_intersection(cpu, mm, new_end, old_end)
+        if vma == 0:
             return -Errno.EINVAL
     # set before the lock may be downgraded, because then others can read it
     if result == 0:

@@ -50,6 +50,7 @@ from spfemu.mm.syscalls import mmap_unlock_after, syscall_result
 from spfemu.mm.tlb import flush_tlb_mm
 from spfemu.mm.vma import (
     find_vma,
+    find_vma_intersection,
     find_vma_links,
     vm_area_dup,
     vm_area_free,
@@ -250,8 +251,8 @@ def remap_move(
     first = 0
     start = addr
     while start < end:
-        vma = find_vma(cpu, mm, start)
-        if vma == 0 or load(vma + VMA.vm_start) >= end:
+        vma = find_vma_intersection(cpu, mm, start, end)
+        if vma == 0:
             return first
         if load(vma + VMA.vm_start) > start:
             start = load(vma + VMA.vm_start)

@@ -14,7 +14,7 @@ from spfemu.mm.gup import faultin_page
 from spfemu.mm.irq import irq_poll
 from spfemu.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
 from spfemu.mm.pgtable import lookup_pte
-from spfemu.mm.vma import VM_ACCESS_FLAGS, find_vma
+from spfemu.mm.vma import VM_ACCESS_FLAGS, find_vma, find_vma_intersection
 from spfemu.mm.vmstat import count_vm_event
 from spfemu.primitives import load, read_once
 
@@ -78,8 +78,8 @@ def __mm_populate(cpu: int, mm: int, start: int, length: int, ignore_errors: int
     end = end if end < limit else limit
     while start < end:
         mmap_read_lock(cpu, mm)
-        vma = find_vma(cpu, mm, start)
-        if vma == 0 or load(vma + VMA.vm_start) >= end:
+        vma = find_vma_intersection(cpu, mm, start, end)
+        if vma == 0:
             mmap_read_unlock(cpu, mm)
             return 0
         first = load(vma + VMA.vm_start)

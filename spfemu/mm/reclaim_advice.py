@@ -7,7 +7,7 @@ All of it is for a part of a private anonymous VMA, under the mmap lock for read
 from spfemu.events import Event
 from spfemu.kernel import kernel, slowpath
 from spfemu.layout import CPU, PAGE, PAGE_SHIFT, RECLAIM, SWAP_CLUSTER_MAX, VMA, WORD
-from spfemu.mm.flags import PTE_ADDR_MASK, PUD_SIZE, Madv, PageKind, Pg, Pte
+from spfemu.mm.flags import PTE_ADDR_MASK, Madv, PageKind, Pg, Pte
 from spfemu.mm.mmu_notifier import (
     mmu_notifier_invalidate_range,
     mmu_notifier_invalidate_range_end,
@@ -15,7 +15,7 @@ from spfemu.mm.mmu_notifier import (
 )
 from spfemu.mm.page_alloc import get_page, page_kind, put_page, virt_to_page
 from spfemu.mm.page_lock import trylock_page, unlock_page
-from spfemu.mm.pgtable import find_pmd, pmd_bad, pte_lockptr, pte_offset, pte_present, set_pte
+from spfemu.mm.pgtable import pmd_bad, pte_lockptr, pte_offset, pte_present, set_pte
 from spfemu.mm.spinlock import spin_lock, spin_unlock
 from spfemu.mm.swap_fault import read_swap_cache
 from spfemu.mm.swap_state import (
@@ -27,7 +27,7 @@ from spfemu.mm.swapops import is_swap_pte, pte_to_swp_entry
 from spfemu.mm.tlb import flush_tlb_mm
 from spfemu.mm.vmscan import isolate_page, shrink_page_list
 from spfemu.mm.vmstat import count_vm_event
-from spfemu.mm.zap import pmd_addr_end, zap_swap_pte
+from spfemu.mm.zap import find_pmd_range, zap_swap_pte
 from spfemu.primitives import atomic_fetch_and, atomic_fetch_or, load, read_once, xchg
 
 
@@ -39,12 +39,8 @@ def madvise_reclaim(cpu: int, vma: int, start: int, end: int, advice: int) -> No
         mmu_notifier_invalidate_range_start(cpu, mm, start, end)
     address = start
     while address < end:
-        next_ = pmd_addr_end(address, end)
-        slot = find_pmd(mm, address)
-        if slot == 0:
-            # nothing below this pud entry
-            next_ = (address + PUD_SIZE) & -PUD_SIZE
-        else:
+        slot, next_ = find_pmd_range(mm, address, end)
+        if slot != 0:
             pmd = read_once(slot)
             if pmd_bad(pmd) == 0:
                 madvise_pte_range(cpu, mm, pmd, address, next_, advice)

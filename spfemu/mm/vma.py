@@ -223,6 +223,13 @@ def find_vma(cpu: int, mm: int, addr: int) -> int:
 
 
 @kernel
+def find_vma_intersection(cpu: int, mm: int, start: int, end: int) -> int:
+    """Find the first VMA with a part of [start, end), or 0 (include/linux/mm.h)."""
+    vma = find_vma(cpu, mm, start)
+    return vma if vma != 0 and load(vma + VMA.vm_start) < end else 0
+
+
+@kernel
 def find_vma_links(mm: int, addr: int, end: int) -> tuple[int, int]:
     """Find where a VMA of [addr, end) belongs.
 

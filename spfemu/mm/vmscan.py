@@ -16,7 +16,7 @@ from spfemu.events import Event
 from spfemu.kernel import kernel, slowpath
 from spfemu.layout import CPU, MM, PAGE, PAGE_SHIFT, RECLAIM, SWAP_CLUSTER_MAX, SYSTEM, VMA, WORD
 from spfemu.mm.drain import drain_all_pages
-from spfemu.mm.flags import PTE_ADDR_MASK, PUD_SIZE, PageKind, Pg, Pte, Vm
+from spfemu.mm.flags import PTE_ADDR_MASK, PageKind, Pg, Pte, Vm
 from spfemu.mm.gup import page_maybe_dma_pinned
 from spfemu.mm.mm_struct import mmget_not_zero
 from spfemu.mm.mmap_lock import HELD_OTHER, mmap_read_trylock, mmap_read_unlock
@@ -33,7 +33,7 @@ from spfemu.mm.page_alloc import (
     virt_to_page,
 )
 from spfemu.mm.page_lock import trylock_page
-from spfemu.mm.pgtable import find_pmd, pmd_bad, pte_lockptr, pte_offset, pte_present
+from spfemu.mm.pgtable import pmd_bad, pte_lockptr, pte_offset, pte_present
 from spfemu.mm.rmap_walk import page_mapped, page_referenced, try_to_unmap
 from spfemu.mm.sched import cond_resched, cpu_sleep
 from spfemu.mm.spinlock import spin_lock, spin_unlock
@@ -49,7 +49,7 @@ from spfemu.mm.swap_state import (
 from spfemu.mm.swapops import is_swap_pte, pte_to_swp_entry
 from spfemu.mm.vma import find_vma
 from spfemu.mm.vmstat import count_vm_event
-from spfemu.mm.zap import pmd_addr_end
+from spfemu.mm.zap import find_pmd_range
 from spfemu.primitives import (
     atomic_fetch_and,
     cmpxchg,
@@ -159,12 +159,8 @@ def isolate_vma(cpu: int, vma: int, start: int) -> int:
     mm = load(vma + VMA.vm_mm)
     address = start
     while address < end and load(cpu + CPU.reclaim + RECLAIM.nr_pages) < SWAP_CLUSTER_MAX:
-        next_ = pmd_addr_end(address, end)
-        slot = find_pmd(mm, address)
-        if slot == 0:
-            # nothing below this pud entry
-            next_ = (address + PUD_SIZE) & -PUD_SIZE
-        else:
+        slot, next_ = find_pmd_range(mm, address, end)
+        if slot != 0:
             pmd = read_once(slot)
             if pmd_bad(pmd) == 0:
                 next_ = isolate_pte_range(cpu, pmd, address, next_)

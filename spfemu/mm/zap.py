@@ -99,6 +99,18 @@ def pmd_addr_end(address: int, end: int) -> int:
 
 
 @kernel
+def find_pmd_range(mm: int, address: int, end: int) -> tuple[int, int]:
+    """Find the pmd entry of `address`: (where it is, the end of what it maps of [address, end)).
+
+    (0, where to go on) if there is nothing below the pud entry.
+    """
+    slot = find_pmd(mm, address)
+    if slot == 0:
+        return 0, (address + PUD_SIZE) & -PUD_SIZE
+    return slot, pmd_addr_end(address, end)
+
+
+@kernel
 def unmap_region(cpu: int, mm: int, vma: int, prev_end: int, next_start: int) -> None:
     """Zap the detached VMAs, flush, free their frames and page tables.
 
@@ -151,12 +163,8 @@ def unmap_page_range(cpu: int, mm: int, start: int, end: int) -> None:
     """Clear all entries of [start, end) into the CPU's gather."""
     address = start
     while address < end:
-        next_ = pmd_addr_end(address, end)
-        slot = find_pmd(mm, address)
-        if slot == 0:
-            # nothing below this pud entry
-            next_ = (address + PUD_SIZE) & -PUD_SIZE
-        else:
+        slot, next_ = find_pmd_range(mm, address, end)
+        if slot != 0:
             whole = pmd_huge(read_once(slot)) != 0 and next_ - address == PMD_SIZE
             if whole == 0 or zap_huge_pmd(cpu, mm, slot) == 0:
                 pmd = pmd_of_ptes(cpu, mm, slot, address)
@@ -301,11 +309,8 @@ def change_protection(cpu: int, vma: int, start: int, end: int, cp_flags: int) -
     mmu_notifier_invalidate_range_start(cpu, mm, start, end)
     address = start
     while address < end:
-        next_ = pmd_addr_end(address, end)
-        slot = find_pmd(mm, address)
-        if slot == 0:
-            next_ = (address + PUD_SIZE) & -PUD_SIZE
-        else:
+        slot, next_ = find_pmd_range(mm, address, end)
+        if slot != 0:
             huge = pmd_huge(read_once(slot))
             whole = huge != 0 and next_ - address == PMD_SIZE
             if whole and cp_flags == 0 and change_huge_pmd(cpu, mm, slot, prot, writable):

@@ -25,6 +25,18 @@ def map_anonymous(cpu: int, length: int) -> int:
 
 
 @kernel
+def share_anonymous(cpu: int, length: int) -> tuple[int, int]:
+    """Map so much for all workers of the mm; (its address or -errno, 1 if this is who mapped it).
+
+    The first worker does, and leaves the address in State.AREA for the others.
+    """
+    leader = load(cpu + Param.LEADER)
+    if leader != cpu:
+        return load(leader + State.AREA), 0
+    return map_anonymous(cpu, length), 1
+
+
+@kernel
 def create_own_file(cpu: int, size: int) -> int:
     """Make a file of `size` bytes and remember it; 0 or -errno."""
     file = sys_create(cpu, size, FileOps.GENERIC)

@@ -12,7 +12,7 @@ from spfemu.mm.flags import Errno
 from spfemu.mm.mmu import user_read, user_write
 from spfemu.mm.syscalls import sys_munmap
 from spfemu.primitives import load, store
-from spfemu.workloads.common import map_anonymous, pages_of, random_below
+from spfemu.workloads.common import map_anonymous, pages_of, random_below, share_anonymous
 from spfemu.workloads.parameters import Needs, Param, Parameters, State, table_frames
 
 DEFAULTS = Parameters(size=256 << 10, areas=10)
@@ -34,17 +34,13 @@ def iterations(parameters: Parameters) -> int:
 @kernel
 def workload_setup(cpu: int) -> int:
     """Make the chunks if this is the first worker of the mm, else take those it made."""
-    leader = load(cpu + Param.LEADER)
-    if leader != cpu:
-        store(cpu + State.AREA, load(leader + State.AREA))
-        return 0
     pages = pages_of(load(cpu + Param.SIZE))
     chunks = load(cpu + Param.AREAS)
-    first = map_anonymous(cpu, (chunks * pages) << PAGE_SHIFT)
+    first, fills = share_anonymous(cpu, (chunks * pages) << PAGE_SHIFT)
     if first < 0:
         return first
     store(cpu + State.AREA, first)
-    for chunk in range(chunks):
+    for chunk in range(chunks if fills else 0):
         for page in range(pages):
             result = user_write(cpu, first + ((chunk * pages + page) << PAGE_SHIFT), page)
             if result < 0:

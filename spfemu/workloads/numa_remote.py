@@ -12,7 +12,7 @@ from spfemu.layout import PAGE_SIZE
 from spfemu.mm.flags import Errno
 from spfemu.mm.mmu import user_read, user_write
 from spfemu.primitives import load, store
-from spfemu.workloads.common import map_anonymous, pages_of
+from spfemu.workloads.common import pages_of, share_anonymous
 from spfemu.workloads.parameters import Needs, Param, Parameters, State, table_frames
 
 DEFAULTS = Parameters(size=1 << 20)
@@ -33,18 +33,14 @@ def iterations(parameters: Parameters) -> int:
 @kernel
 def workload_setup(cpu: int) -> int:
     """Map and fill the parts if this is the first worker of the mm, else take what it made."""
-    leader = load(cpu + Param.LEADER)
-    store(cpu + State.TURN, 0)
-    if leader != cpu:
-        store(cpu + State.AREA, load(leader + State.AREA))
-        return 0
     length = part_size(cpu) * load(cpu + Param.WORKERS)
-    area = map_anonymous(cpu, length)
+    area, fills = share_anonymous(cpu, length)
     if area < 0:
         return area
+    store(cpu + State.TURN, 0)
     store(cpu + State.AREA, area)
     address = area
-    while address < area + length:
+    while fills and address < area + length:
         result = user_write(cpu, address, 0)
         if result < 0:
             return result

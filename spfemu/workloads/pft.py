@@ -12,7 +12,7 @@ from spfemu.kernel import kernel
 from spfemu.mm.flags import PMD_SIZE, Madv
 from spfemu.mm.syscalls import sys_madvise
 from spfemu.primitives import load, store
-from spfemu.workloads.common import map_anonymous, write_pages
+from spfemu.workloads.common import share_anonymous, write_pages
 from spfemu.workloads.parameters import Needs, Param, Parameters, State, table_frames
 
 DEFAULTS = Parameters(size=16 << 20)
@@ -32,14 +32,10 @@ def iterations(parameters: Parameters) -> int:
 @kernel
 def workload_setup(cpu: int) -> int:
     """Map all parts if this is the first worker of the mm, else take the mapping it made."""
-    leader = load(cpu + Param.LEADER)
-    if leader == cpu:
-        area = map_anonymous(cpu, part_stride(cpu) * load(cpu + Param.WORKERS) + PMD_SIZE)
-        if area < 0:
-            return area
-        store(cpu + State.AREA, (area + PMD_SIZE - 1) & -PMD_SIZE)
-    else:
-        store(cpu + State.AREA, load(leader + State.AREA))
+    area, _ = share_anonymous(cpu, part_stride(cpu) * load(cpu + Param.WORKERS) + PMD_SIZE)
+    if area < 0:
+        return area
+    store(cpu + State.AREA, (area + PMD_SIZE - 1) & -PMD_SIZE)
     return 0
 
 
