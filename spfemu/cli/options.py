@@ -26,7 +26,8 @@ override = click.option(
     multiple=True,
     type=click.Path(),
     metavar="FILE",
-    help="Python file whose kernel functions replace those of the same name; repeatable.",
+    help="Python file, run as such, whose kernel functions replace those of the same name; "
+    "repeatable.",
 )
 json_result = click.option(
     "--json",
