@@ -6,7 +6,14 @@ from spfemu.layout import PAGE_SHIFT
 from spfemu.mm.flags import Errno, Madv, Map, Mremap, Prot
 from spfemu.mm.mlock import sys_mlock, sys_munlock
 from spfemu.mm.mremap import sys_mremap
-from spfemu.mm.syscalls import sys_madvise, sys_mmap, sys_mmap_file, sys_mprotect, sys_munmap
+from spfemu.mm.syscalls import (
+    sys_madvise,
+    sys_mincore,
+    sys_mmap,
+    sys_mmap_file,
+    sys_mprotect,
+    sys_munmap,
+)
 from spfemu.primitives import load, store
 from spfemu.stress.mix.files import file_call
 from spfemu.stress.mix.model import (
@@ -199,6 +206,11 @@ def owned_advice(cpu: int, area: int, kind: int, first: int, last: int) -> int:
         result = sys_madvise(cpu, address, length, advice)
     elif kind == 30:
         advice = Madv.COLD if random_below(cpu, 2) else Madv.WILLNEED
+        result = sys_madvise(cpu, address, length, advice)
+    elif random_below(cpu, 4) == 0:
+        result = sys_mincore(cpu, address, length, 0)
+    elif random_below(cpu, 2):
+        advice = Madv.HUGEPAGE if random_below(cpu, 2) else Madv.NOHUGEPAGE
         result = sys_madvise(cpu, address, length, advice)
     else:
         result = sys_madvise(cpu, address, length, Madv.COLLAPSE)

@@ -5,9 +5,10 @@ from spfemu.kernel import kernel
 from spfemu.layout import CPU
 from spfemu.mm.context import switch_mm
 from spfemu.mm.direct_io import bio_map_user, bio_release_pages, dma_write
+from spfemu.mm.exec import exec_mmap
 from spfemu.mm.flags import Errno
 from spfemu.mm.fork import exit_mm, sys_fork
-from spfemu.mm.mmu import user_write
+from spfemu.mm.mmu import user_read, user_write
 from spfemu.mm.mmu_notifier import mmu_notifier_register, mmu_notifier_unregister
 from spfemu.mm.secondary_mmu import notifier_read
 from spfemu.primitives import load
@@ -45,10 +46,22 @@ def fork_call(cpu: int, area: int) -> int:
     if result == 0 and area != Area.SHARED_FILE and area != Area.SHMEM:
         for unit in range(UNITS):
             user_write(cpu, unit_address(area, unit), -1)
+    if result == 0 and random_below(cpu, 4) == 0:
+        result = exec_call(cpu, area)
     exit_mm(cpu, parent)
     if result != 0:
         return result
     return read_all(cpu, area)
+
+
+@kernel
+def exec_call(cpu: int, area: int) -> int:
+    """Let the child go on with a fresh mm, in which there is nothing."""
+    if exec_mmap(cpu) != 0:
+        return 0
+    address = unit_address(area, 0)
+    result, _value = user_read(cpu, address)
+    return expect(cpu, Wrong.READ, address, -Errno.EFAULT, result)
 
 
 @kernel

@@ -45,7 +45,7 @@ ACCESSES = 4
 
 
 def needs(parameters: Parameters) -> Needs:
-    """All areas for the process and a child per CPU, with the page cache."""
+    """All areas for the process and a child per CPU, which may exec, with the page cache."""
     users = 1 + parameters.workers + parameters.writers
     pages = UNITS * (HUGE_UNIT_PAGES + NR_AREAS)
     frames = users * (pages + table_frames(pages, NR_AREAS))
@@ -53,7 +53,7 @@ def needs(parameters: Parameters) -> Needs:
     return Needs(
         frames,
         vmas,
-        mms=users,
+        mms=2 * users,
         chains=4 * vmas,
         files=256 * users,
         cached=2 * UNITS,
