@@ -12,7 +12,7 @@ from spfemu.kernel import kernel, slowpath
 from spfemu.layout import CPU, RECLAIM, SWAP_CLUSTER, SWAP_SLOT, SYSTEM
 from spfemu.mm.bug import Bug, vm_bug_on
 from spfemu.mm.spinlock import spin_lock, spin_unlock
-from spfemu.mm.swapops import SwpType, swp_entry_to_pte, swp_offset
+from spfemu.mm.swapops import swp_entry_to_pte, swp_offset
 from spfemu.mm.vmstat import count_vm_event
 from spfemu.primitives import load, read_once, store, write_once
 
@@ -50,7 +50,7 @@ def get_swap_page(cpu: int, page: int) -> int:
             if slot != 0:
                 store(cpu + CPU.reclaim + RECLAIM.swap_cluster, index)
                 offset = (slot - load(system + SYSTEM.swap_slots)) // SWAP_SLOT.SIZE
-                return swp_entry_to_pte(SwpType.SWAP, offset)
+                return swp_entry_to_pte(offset)
         index += 1
         if index == clusters:
             index = 0

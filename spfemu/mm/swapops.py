@@ -1,37 +1,25 @@
 # SPDX-License-Identifier: MIT
 """Entries of ptes that map no frame and are not empty (Linux 6.1, include/linux/swapops.h).
 
-Such a pte is neither PRESENT nor PROTNONE.  Bits 2 to 4 say what it is, bits 12 and up where;
-UFFD_WP means what it means in a pte that maps a frame.
+Such a pte is neither PRESENT nor PROTNONE and has SWAP_ENTRY, with its slot in bits 12 and up;
+UFFD_WP means what it means in a pte that maps a frame.  Other kinds, for migration and devices, are
+not there.
 """
-
-from enum import IntEnum
 
 from spfemu.kernel import kernel
 from spfemu.layout import PAGE_SHIFT
 from spfemu.mm.flags import Pte
 
-
-class SwpType(IntEnum):
-    """What an entry is (SWP_MIGRATION_READ and its kin; the marker: SWP_PTE_MARKER)."""
-
-    SWAP = 1
-    MIGRATION = 2
-    MARKER = 3
-
-
-SWP_TYPE_SHIFT = 2
-SWP_TYPE_MASK = 7
 NOT_MAPPING = int(Pte.PRESENT | Pte.PROTNONE)
-SWAP_ENTRY = int(SwpType.SWAP) << SWP_TYPE_SHIFT
-"""What all entries of the swap area have in common."""
-SWAP_ENTRY_BITS = NOT_MAPPING | (SWP_TYPE_MASK << SWP_TYPE_SHIFT)
+SWAP_ENTRY = 4
+"""What all entries have: one of slot 0 is not empty."""
+SWAP_ENTRY_BITS = NOT_MAPPING | SWAP_ENTRY
 
 
 @kernel
-def swp_entry_to_pte(kind: int, offset: int) -> int:
-    """Return the pte of an entry."""
-    return (kind << SWP_TYPE_SHIFT) | (offset << PAGE_SHIFT)
+def swp_entry_to_pte(offset: int) -> int:
+    """Return the pte that names a slot."""
+    return SWAP_ENTRY | (offset << PAGE_SHIFT)
 
 
 @kernel
