@@ -421,13 +421,12 @@ def copy_present_pte(cpu: int, mm: int, pte: int, src_pte: int, vm_flags: int) -
     if (entry & Pte.SPECIAL) == 0:
         page = virt_to_page(cpu, entry & PTE_ADDR_MASK)
         get_page(page)
-        page_dup_rmap(page)
-        found = 1
         if page_kind(page) == PageKind.FILE:
+            page_dup_rmap(page)
             add_mm_file_rss(cpu, mm, page, 1)
-            found = 0
-        elif read_once(page + PAGE.flags) & Pg.ANON_SHARED == 0:
-            atomic_fetch_or(page + PAGE.flags, Pg.ANON_SHARED)
+        else:
+            page_dup_anon_rmap(page)
+            found = 1
     set_pte(pte, entry & ~(Pte.ACCESSED | Pte.UFFD_WP))
     return found
 
@@ -454,3 +453,14 @@ def is_cow_mapping(vm_flags: int) -> int:
 def page_dup_rmap(page: int) -> None:
     """Count one mapping more of a page that is mapped; under a page-table lock (mm/rmap.c)."""
     atomic_fetch_add_relaxed(page + PAGE.mapcount, 1)
+
+
+@kernel
+def page_dup_anon_rmap(page: int) -> None:
+    """The same of an anonymous page, which processes share from here on (page_try_dup_anon_rmap).
+
+    PageAnonExclusive, the other way round.
+    """
+    page_dup_rmap(page)
+    if read_once(page + PAGE.flags) & Pg.ANON_SHARED == 0:
+        atomic_fetch_or(page + PAGE.flags, Pg.ANON_SHARED)

@@ -25,7 +25,11 @@ from spfemu.mm.flags import (
     PageKind,
     Pte,
 )
-from spfemu.mm.huge_page_alloc import huge_page_is_mine
+from spfemu.mm.huge_page_alloc import (
+    huge_page_is_mine,
+    huge_page_marked_shared,
+    huge_page_unshare,
+)
 from spfemu.mm.mmu_notifier import (
     mmu_notifier_invalidate_range_end,
     mmu_notifier_invalidate_range_start,
@@ -47,7 +51,7 @@ from spfemu.primitives import (
 )
 
 if TYPE_CHECKING:  # the engines resolve calls by name: importing these would be circular
-    from spfemu.mm.fork import page_dup_rmap
+    from spfemu.mm.fork import page_dup_anon_rmap
     from spfemu.mm.memory import page_remove_rmap
 
 PTE_PROT_BITS = int(Pte.PRESENT | Pte.RW | Pte.USER | Pte.NX | Pte.PROTNONE)
@@ -139,7 +143,10 @@ def huge_pmd_fault(cpu: int, mm: int, slot: int, flags: int) -> int:
     if flags & FaultFlag.WRITE:
         bits = Pte.ACCESSED | Pte.DIRTY | Pte.RW
         if handled and (pmd & Pte.RW) == 0:
-            handled = huge_page_is_mine(virt_to_page(cpu, pmd & PTE_ADDR_MASK))
+            head = virt_to_page(cpu, pmd & PTE_ADDR_MASK)
+            handled = huge_page_is_mine(head)
+            if handled:
+                huge_page_unshare(head)
     if handled:
         atomic_fetch_or(slot, bits)
     spin_unlock(mm + MM.page_table_lock)
@@ -196,18 +203,27 @@ def zap_huge_pmd(cpu: int, mm: int, slot: int) -> int:
 def change_huge_pmd(cpu: int, mm: int, slot: int, prot: int, writable: int) -> int:
     """Give a huge entry another protection; 0 if it is not huge any more.
 
-    `writable` is added if a write fault would do so.  The caller flushes.
+    `writable` is added if a write fault would do so, and no more.  The caller flushes.
     """
     spin_lock(cpu, mm + MM.page_table_lock)
     pmd = read_once(slot)
     if pmd_huge(pmd):
         # not present first, so that accessed and dirty bits set meanwhile are kept
         pmd = (xchg(slot, pmd & ~Pte.PRESENT) & ~PTE_PROT_BITS) | prot
-        if writable != 0 and huge_page_is_mine(virt_to_page(cpu, pmd & PTE_ADDR_MASK)):
+        if writable != 0 and can_change_pmd_writable(virt_to_page(cpu, pmd & PTE_ADDR_MASK)):
             pmd = pmd | writable
         set_pte(slot, pmd)
     spin_unlock(mm + MM.page_table_lock)
     return pmd_huge(pmd) != 0
+
+
+@kernel
+def can_change_pmd_writable(head: int) -> int:
+    """Tell whether a write would make the entry writable with nothing else to do (as for ptes).
+
+    Not what a fork has shared: only a write fault finds that it is not any more.
+    """
+    return huge_page_marked_shared(head) == 0 and huge_page_is_mine(head)
 
 
 @slowpath
@@ -228,7 +244,7 @@ def copy_huge_pmd(cpu: int, mm: int, slot: int, src_mm: int, src_slot: int) -> i
     head = virt_to_page(cpu, pmd & PTE_ADDR_MASK)
     for i in range(HPAGE_PMD_NR):
         get_page(head + i * PAGE.SIZE)
-        page_dup_rmap(head + i * PAGE.SIZE)
+        page_dup_anon_rmap(head + i * PAGE.SIZE)
     pgtable_trans_huge_deposit(cpu, slot, table)
     set_pte(slot, pmd & ~Pte.ACCESSED)
     spin_unlock(src_mm + MM.page_table_lock)

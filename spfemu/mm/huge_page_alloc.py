@@ -11,7 +11,15 @@ from spfemu.kernel import kernel, slowpath
 from spfemu.layout import CPU, HUGE_PAGE, PAGE, SYSTEM
 from spfemu.mm.flags import HPAGE_PMD_NR, PageKind, Pg
 from spfemu.mm.spinlock import spin_lock, spin_unlock
-from spfemu.primitives import atomic_fetch_add, load, smp_load_acquire, store, write_once
+from spfemu.primitives import (
+    atomic_fetch_add,
+    atomic_fetch_and,
+    load,
+    read_once,
+    smp_load_acquire,
+    store,
+    write_once,
+)
 
 HUGE_STRUCTS_SHIFT = 15
 """The structs of a huge frame's frames take up 1 << 15 bytes."""
@@ -74,3 +82,21 @@ def huge_page_is_mine(head: int) -> int:
         if smp_load_acquire(head + i * PAGE.SIZE + PAGE.refcount) != 1:
             return 0
     return 1
+
+
+@kernel
+def huge_page_marked_shared(head: int) -> int:
+    """Tell whether a fork has shared any part since that was last one process's own."""
+    for i in range(HPAGE_PMD_NR):
+        if read_once(head + i * PAGE.SIZE + PAGE.flags) & Pg.ANON_SHARED:
+            return 1
+    return 0
+
+
+@kernel
+def huge_page_unshare(head: int) -> None:
+    """Take back all marks of a huge page that is one process's own again."""
+    for i in range(HPAGE_PMD_NR):
+        flags = head + i * PAGE.SIZE + PAGE.flags
+        if read_once(flags) & Pg.ANON_SHARED:
+            atomic_fetch_and(flags, ~Pg.ANON_SHARED)

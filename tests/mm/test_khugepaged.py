@@ -264,6 +264,30 @@ def test_the_last_sharer_writes_in_place(collapsed):
     assert collapsed.event(Event.WP_COPY) == 0
 
 
+def read_only_and_back(machine, length):
+    for prot in (Prot.READ, RW):
+        assert machine.on(0, "sys_mprotect", AREA, length, int(prot)) == 0
+
+
+@pytest.mark.parametrize("length", [PMD_SIZE, PMD_SIZE - PAGE_SIZE], ids=["whole", "part"])
+def test_what_a_fork_has_shared_is_found_unshared_by_a_write_fault_alone(collapsed, length):
+    """Since 5.19; mprotect, which saves write faults of what never was shared, does not look."""
+    collapsed.on(0, "mmput", collapsed.on(0, "sys_fork"))
+    read_only_and_back(collapsed, length)
+    faults = collapsed.event(Event.PGFAULT)
+    collapsed.write(7, 99)
+    assert collapsed.event(Event.PGFAULT) == faults + 1
+    # from now on it is known: the page of the fault, or the huge page
+    read_only_and_back(collapsed, length)
+    collapsed.write(7, 98)
+    assert collapsed.event(Event.PGFAULT) == faults + 1
+    collapsed.write(8, 97)
+    assert collapsed.event(Event.PGFAULT) == faults + (1 if length == PMD_SIZE else 2)
+    assert collapsed.is_huge() == (length == PMD_SIZE)
+    assert collapsed.event(Event.WP_COPY) == 0
+    assert collapsed.contents() == {**SOME, 7: 98, 8: 97}
+
+
 def test_no_frame_for_a_childs_table(collapsed):
     def taken():
         return collapsed.call("alloc_page", collapsed.cpu(0), 3)
