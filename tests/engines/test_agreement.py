@@ -10,6 +10,7 @@ import time
 import traceback
 
 import pytest
+from protocol_sets import GUARDED
 
 import spfemu.mm
 from spfemu.checks import check_segment
@@ -27,7 +28,6 @@ ENGINES = (NativeEngine, StepEngine, PlainEngine)
 RW, READ = int(Prot.READ | Prot.WRITE), int(Prot.READ)
 FIXED = int(Map.PRIVATE | Map.ANONYMOUS | Map.FIXED)
 PAGES = 24
-PROTOCOLS = ("classic", "spf", "spf-vma", "vma-lock", "vma-refcount")
 SHARED = 1 << 40
 OWN = SHARED + (1 << 30)
 DEADLINE_SECONDS = 120
@@ -44,7 +44,7 @@ def whole_kernel(protocol):
     return link(layers, {})
 
 
-@pytest.fixture(scope="module", params=PROTOCOLS)
+@pytest.fixture(scope="module", params=GUARDED)
 def engines(own_cache, request):
     program = whole_kernel(request.param)
     return [engine(program) for engine in ENGINES]

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 import pytest
 from data_ops import Scratch, Wrong
 from mm_machine import WorkersError, seeds
+from protocol_sets import SAFE
 from whole_kernel import KernelMachine, kernel_engine
 
 from spfemu.layout import WORD
 
-PROTOCOLS = ("classic", "spf", "spf-vma", "vma-lock", "vma-refcount")
 FAULTING, WRITING = 1, 8
 """Of 16 turns, how many begin with a system call."""
 MUTANT_SECONDS = 5.0
@@ -87,7 +87,7 @@ def make_kernel() -> Iterator[Callable[..., KernelMachine]]:
 
 
 schemes = pytest.mark.parametrize("scheme", ["rcu", "irq"])
-protocols = pytest.mark.parametrize("protocol", PROTOCOLS)
+protocols = pytest.mark.parametrize("protocol", SAFE)
 
 
 @protocols

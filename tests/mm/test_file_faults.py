@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from file_machine import PRIVATE, READ, RW, SHARED, SHARED_ANON, FileMachine, page
+from protocol_sets import STORMED
 
 from spfemu.events import Event
 from spfemu.layout import PAGE_SIZE, WORD
@@ -21,11 +22,8 @@ AROUND = 16
 
 @pytest.fixture(
     params=[
-        ("native", "classic", "rcu"),
-        ("native", "spf", "rcu"),
+        *(("native", protocol, "rcu") for protocol in STORMED),
         ("native", "spf", "irq"),
-        ("native", "spf-vma", "rcu"),
-        ("native", "vma-refcount", "rcu"),
         ("plain", "spf", "rcu"),
     ],
     ids=" ".join,

@@ -3,16 +3,16 @@
 
 import pytest
 from file_machine import PRIVATE, SHARED, FileMachine, page
+from protocol_sets import STORMED
 
 from spfemu.events import Event
 
 PAGES = 48
 ROUNDS = 60
-PROTOCOLS = ["classic", "spf", "spf-vma", "vma-refcount"]
 
 
 @pytest.mark.parametrize("flags", [SHARED, PRIVATE], ids=["shared", "private"])
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", STORMED)
 def test_no_touch_finds_another_page_and_all_checks_hold(protocol, flags):
     machine = FileMachine("native", protocol, nr_cpus=4)
     file = machine.create(pages=PAGES)
@@ -33,7 +33,7 @@ def test_no_touch_finds_another_page_and_all_checks_hold(protocol, flags):
     machine.close()
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", STORMED)
 def test_writing_back_beside_writes_keeps_files_and_entries_agreed(protocol):
     """After each run a writable entry has to be one of a dirty page."""
     machine = FileMachine("native", protocol, nr_cpus=3)

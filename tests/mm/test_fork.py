@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from fork_ops import AREA, PAGES, Scratch, Wrong
 from mm_machine import Layer, Machine, WorkersError, renamed, seeds
+from protocol_sets import STORMED
 from whole_kernel import MODULES, SCHEMES, KernelMachine
 
 from spfemu.engines.native import NativeEngine
@@ -565,7 +566,7 @@ class Model:
 
 
 @pytest.mark.parametrize("scheme", ["rcu", "irq"])
-@pytest.mark.parametrize("protocol", ["classic", "spf", "spf_vma", "vma_lock", "vma_refcount"])
+@pytest.mark.parametrize("protocol", STORMED)
 def test_random_programs_of_processes(make, protocol: str, scheme: str) -> None:
     machine = make("native", protocol, scheme, nr_cpus=MODEL_CPUS, nr_spare_mms=4, nr_avcs=2000)
     for seed in seeds(6):
@@ -628,7 +629,7 @@ def noted(machine: ForkMachine) -> list[str]:
 
 
 @pytest.mark.parametrize("scheme", ["rcu", "irq"])
-@pytest.mark.parametrize("protocol", ["classic", "spf", "spf_vma", "vma_lock", "vma_refcount"])
+@pytest.mark.parametrize("protocol", STORMED)
 def test_threads_write_while_another_forks(make, protocol: str, scheme: str) -> None:
     machine = make("native", protocol, scheme, nr_cpus=3)
     for seed in seeds(2):

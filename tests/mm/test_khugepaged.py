@@ -10,6 +10,7 @@ import huge_ops
 import pytest
 from fork_ops import Scratch, Wrong
 from mm_machine import Machine, renamed, seeds
+from protocol_sets import STORMED
 from whole_kernel import MODULES, SCHEMES, KernelMachine
 
 from spfemu.engines.native import NativeEngine
@@ -503,7 +504,7 @@ class Storm(KernelMachine):
 
 
 @pytest.mark.parametrize("scheme", ["rcu", "irq"])
-@pytest.mark.parametrize("protocol", ["classic", "spf", "spf_vma", "vma_lock", "vma_refcount"])
+@pytest.mark.parametrize("protocol", STORMED)
 def test_threads_write_while_others_fork_and_collapse(protocol, scheme):
     storm = Storm(storm_engine(protocol, scheme))
     for seed in seeds(1):

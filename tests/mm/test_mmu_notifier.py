@@ -9,6 +9,7 @@ import notifier_ops
 import pytest
 from fork_ops import AREA, PAGES, Scratch, Wrong
 from mm_machine import Machine, renamed, seeds
+from protocol_sets import STORMED
 from whole_kernel import MODULES, KernelMachine
 
 from spfemu.engines.native import NativeEngine
@@ -200,7 +201,7 @@ def run_readers(machine: NotifiedMachine, seed: int, rounds: int) -> list[str]:
     return violations
 
 
-@pytest.mark.parametrize("protocol", ["classic", "spf", "spf_vma", "vma_lock", "vma_refcount"])
+@pytest.mark.parametrize("protocol", STORMED)
 def test_subscribers_read_while_threads_write_and_fork(make, protocol):
     machine = make(protocol, nr_cpus=4)
     for seed in seeds(1):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from mm_machine import Machine, seeds
+from protocol_sets import GUARDED, STORMED
 from whole_kernel import KernelMachine, kernel_engine
 
 from spfemu.engines.native import NativeEngine
@@ -22,7 +23,6 @@ RW = int(Prot.READ | Prot.WRITE)
 FIXED = int(Map.PRIVATE | Map.ANONYMOUS | Map.FIXED)
 FRAMES = 150
 """With tables, some 130 pages fit."""
-PROTOCOLS = ["classic", "spf", "spf_vma", "spf_relookup", "vma_lock", "vma_refcount"]
 
 
 class SwapMachine(KernelMachine):
@@ -155,7 +155,7 @@ def test_a_write_after_a_read_reuses_the_frame(machine: SwapMachine) -> None:
     assert machine.violations() == []
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", GUARDED)
 def test_more_than_fits_is_kept_by_swapping(
     make: Callable[..., SwapMachine], protocol: str
 ) -> None:
@@ -348,7 +348,7 @@ def test_fork_copies_entries_and_exit_drops_them(machine: SwapMachine) -> None:
     assert [machine.read(page) for page in range(3)] == [100, 101, 102]
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", GUARDED)
 def test_random_families_see_their_own_data(
     make: Callable[..., SwapMachine], protocol: str
 ) -> None:
@@ -411,7 +411,7 @@ def run_workers(machine: SwapMachine, operation: str, cpus: int, pages: int, rou
     assert machine.total(Event.PSWPIN) > 0
 
 
-@pytest.mark.parametrize("protocol", ["classic", "spf", "vma_lock", "vma_refcount"])
+@pytest.mark.parametrize("protocol", STORMED)
 def test_processes_under_pressure_keep_their_data(
     make: Callable[..., SwapMachine], protocol: str
 ) -> None:

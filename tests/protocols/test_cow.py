@@ -7,6 +7,7 @@ fault that copies a page drops the page-table lock for it and passes the gate a 
 
 import pytest
 from mutants import mutant_engine
+from protocol_sets import GUARDED, VMA_LOCKED
 
 from spfemu.checks import check_segment
 from spfemu.engines.plain import KernelPanic
@@ -23,7 +24,6 @@ WORD = PAGE + 8
 """In the same page, for a thread whose writes must not get lost."""
 ELSEWHERE = 1 << 41
 EFAULT, ENOMEM = int(Errno.EFAULT), int(Errno.ENOMEM)
-PROTOCOLS = ["classic", "spf", "spf_vma", "spf_counted", "vma_lock", "vma_refcount"]
 
 FIRST_GATE, SECOND_GATE = "pte_spinlock", "wp_page_copy"
 UNLOCKED = after("spin_unlock", inside="do_wp_page")
@@ -328,20 +328,20 @@ def stale_store(engine):
     return 9, found
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", GUARDED)
 def test_no_store_is_lost_to_a_copy_during_a_fork(engine_of, protocol):
     written, found = stale_store(engine_of(protocol))
     assert found == written
 
 
-@pytest.mark.parametrize("protocol", ["classic", "spf", "spf_vma"])
+@pytest.mark.parametrize("protocol", ["classic", "spf", "spf-vma"])
 def test_a_flush_behind_the_unlock_loses_a_store(own_cache, protocol):
     """Under any protocol: what keeps faults out has to be held until all TLBs are flushed."""
     written, found = stale_store(mutant_engine(protocol, "fork_flushes_late"))
     assert found != written
 
 
-@pytest.mark.parametrize("protocol", ["spf_vma", "vma_lock", "vma_refcount"])
+@pytest.mark.parametrize("protocol", ["spf-vma", "spf-vma-v11", *VMA_LOCKED])
 def test_a_fork_that_does_not_lock_vmas_loses_a_store(own_cache, protocol):
     """Dufour's series up to v11, and Linux 6.4.0: such faults do not look at the mmap lock."""
     written, found = stale_store(mutant_engine(protocol, "fork_locks_no_vma"))
@@ -386,7 +386,7 @@ def test_gathers_must_not_link_shared_frames(own_cache):
 # Random orders
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", GUARDED)
 def test_forks_and_faults_in_random_orders(engine_of, protocol):
     family = family_under(engine_of(protocol))
     for seed in range(16):

@@ -7,20 +7,19 @@ import re
 from pathlib import Path
 
 import pytest
+from protocol_sets import GUARDED
 from test_random_schedules import CALLS, EFAULT, outcome
 
 from spfemu.checks import check_segment
 from spfemu.engines.native import NativeEngine
 from spfemu.events import VMA_LOCK_ABORT_REASONS
-from spfemu.measure import build, run
+from spfemu.measure import run
 from spfemu.measure.plan import Plan
 from spfemu.mm.flags import PMD_SIZE, Prot, Vm
 from spfemu.segment import Geometry, Segment
 from spfemu.stress.schedules.calls import FIXED, RW
 from spfemu.stress.schedules.process import Process, Threads, program
 
-GUARDED = sorted(set(build.protocols()) - {"bare"})
-"""Protocols that may run with writers."""
 NEW = sorted(set(GUARDED) - {"classic", "spf"})
 """Those that test_random_schedules.py does not try already."""
 PROGRAMS = 24

@@ -9,6 +9,7 @@ import random
 
 import pytest
 from mutants import mutant_engine
+from protocol_sets import GUARDED
 
 from spfemu.checks import check_segment
 from spfemu.engines.native import NativeEngine
@@ -28,7 +29,6 @@ PAGES = 4
 SHARED, PRIVATE = int(Map.SHARED), int(Map.PRIVATE)
 READ = int(Prot.READ)
 EFAULT, EIO = int(Errno.EFAULT), int(Errno.EIO)
-PROTOCOLS = ["classic", "spf", "spf-vma", "spf-counted", "spf-relookup", "vma-lock", "vma-refcount"]
 
 
 @pytest.fixture
@@ -351,7 +351,7 @@ SEEDS = range(8)
 
 @pytest.mark.parametrize("flags", [SHARED, PRIVATE], ids=["shared", "private"])
 @pytest.mark.parametrize("name", ORDERS)
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", GUARDED)
 def test_invariants_hold_in_random_orders(engine_of, protocol, name, flags):
     segment = Segment.create(Geometry(nr_cpus=3))
     process = Process(engine_of(protocol), segment)
@@ -435,7 +435,7 @@ def do_random_calls(process, seed):
     return results, maps
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS[1:])
+@pytest.mark.parametrize("protocol", sorted(set(GUARDED) - {"classic"}))
 def test_programs_do_what_they_do_under_classic(own_cache, protocol):
     engines = [NativeEngine(program(name)) for name in ("classic", protocol)]
     segment = Segment.create(Geometry(nr_cpus=3))

@@ -6,6 +6,7 @@ A and B are threads of a process that shares a page with a child; CPU 2 prepares
 
 import pytest
 from mutants import mutant_engine
+from protocol_sets import GUARDED, SPECULATIVE
 
 from spfemu.checks import check_segment
 from spfemu.engines.script import after, before, waits
@@ -17,8 +18,6 @@ from spfemu.stress.schedules.process import Process, Threads
 
 AREA = 1 << 40
 PAGE = AREA + 4096
-SPECULATING = ["spf", "spf_vma", "spf_counted", "spf_relookup"]
-PROTOCOLS = ["classic", *SPECULATING, "vma_lock", "vma_refcount"]
 STARTED = after("mmu_notifier_invalidate_range_start", inside="wp_page_copy")
 
 
@@ -71,7 +70,7 @@ def forked_under(engine):
     return Forked(engine, Segment.create(Geometry(nr_cpus=3, nr_spare_mms=2)))
 
 
-@pytest.fixture(params=SPECULATING)
+@pytest.fixture(params=SPECULATIVE)
 def forked(subscribed_engine, request):
     made = forked_under(subscribed_engine(request.param))
     yield made
@@ -160,7 +159,7 @@ def test_a_subscriber_leaves_between_a_start_and_an_end(forked):
 # What the lock and the calls are for
 
 
-@pytest.mark.parametrize("protocol", SPECULATING)
+@pytest.mark.parametrize("protocol", SPECULATIVE)
 def test_without_the_lock_a_subscriber_hears_of_an_end_alone(subscribed_engine, protocol):
     forked = forked_under(subscribed_engine(protocol, "copies_without_registration_lock"))
     with Threads(forked) as threads:
@@ -178,7 +177,7 @@ def test_without_the_lock_a_subscriber_hears_of_an_end_alone(subscribed_engine, 
     assert any("but" in message and "ends" in message for message in found), found
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", GUARDED)
 @pytest.mark.parametrize("mutant", ["", "subscribers_are_not_told"])
 def test_a_copy_that_subscribers_are_not_told_of_leaves_old_data(
     subscribed_engine, protocol, mutant
@@ -215,7 +214,7 @@ def test_a_subscriber_looks_a_page_up_while_it_is_replaced(subscribed_engine, mu
     assert bool(found) == bool(mutant), found
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", GUARDED)
 def test_subscribers_and_copies_in_random_orders(subscribed_engine, protocol):
     forked = forked_under(subscribed_engine(protocol))
     for seed in range(16):

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 from mutants import mutant_engine
+from protocol_sets import GUARDED, SPECULATIVE
 
 from spfemu.checks import check_segment
 from spfemu.engines.native import NativeEngine
@@ -32,7 +33,6 @@ PAGE = AREA + 4096
 ELSEWHERE = 1 << 41
 PAGES = 16
 EFAULT = int(Errno.EFAULT)
-PROTOCOLS = ["classic", "spf", "spf-vma", "spf-counted", "vma-lock", "vma-refcount"]
 FIRST_GATE, SECOND_GATE = "pte_spinlock", "migrate_misplaced_page"
 
 
@@ -79,7 +79,7 @@ class Nodes(Process):
         return self.segment.pages[frame]
 
 
-@pytest.fixture(params=PROTOCOLS)
+@pytest.fixture(params=GUARDED)
 def protocol(request):
     return request.param
 
@@ -179,7 +179,7 @@ def test_a_scan_does_not_wait_for_a_writer(nodes, threads):
 # Speculation
 
 
-@pytest.mark.parametrize("protocol", ["spf", "spf-vma", "spf-counted"], indirect=True)
+@pytest.mark.parametrize("protocol", SPECULATIVE, indirect=True)
 def test_hinting_faults_speculate(nodes, threads):
     nodes.scans()
     b = threads.thread("B", "write", PAGE, 7)
@@ -424,7 +424,7 @@ def do_random_calls(process, seed):
     return results
 
 
-@pytest.mark.parametrize("protocol", sorted(set(PROTOCOLS) - {"classic"}))
+@pytest.mark.parametrize("protocol", sorted(set(GUARDED) - {"classic"}))
 def test_programs_do_what_they_do_under_classic(own_cache, protocol):
     segment = Segment.create(GEOMETRY)
     moved = 0

@@ -6,6 +6,7 @@ After each script all invariants hold: no slot or frame is lost, all counts are 
 """
 
 import pytest
+from protocol_sets import GUARDED, SPECULATIVE
 
 from spfemu.checks import check_segment
 from spfemu.engines.script import after, before
@@ -18,8 +19,6 @@ from spfemu.stress.schedules.process import Process, Threads
 AREA = 1 << 40
 PAGE = AREA + 4096
 NR_SWAP = 300
-SPECULATIVE = ["spf", "spf-vma", "spf-counted", "spf-relookup"]
-PROTOCOLS = ["classic", *SPECULATIVE, "vma-lock", "vma-refcount"]
 
 
 class Swapping(Process):
@@ -56,7 +55,7 @@ class Swapping(Process):
         return value
 
 
-@pytest.fixture(params=PROTOCOLS)
+@pytest.fixture(params=GUARDED)
 def process(engine_of, request):
     """A process under each protocol."""
     geometry = Geometry(nr_cpus=3, nr_frames=600, nr_swap=NR_SWAP, nr_spare_mms=2)

@@ -8,7 +8,8 @@ import random
 
 import pytest
 from mutants import mutant_engine
-from uffd_threads import native, stepped
+from protocol_engines import native, stepped
+from protocol_sets import GUARDED, SAFE, SPECULATIVE
 
 from spfemu.checks import check_segment
 from spfemu.engines.script import after, before, waits
@@ -26,15 +27,13 @@ ELSEWHERE = 1 << 41
 PAGES = 16
 LENGTH = PAGES << 12
 DATA = Served.DATA
-PROTOCOLS = ["classic", "spf", "spf-vma", "spf-counted", "vma-lock", "vma-refcount"]
-SPECULATIVE = ["spf", "spf-vma", "spf-counted"]
 
 
 def served_under(engine):
     return Served(engine, Segment.create(Geometry(nr_cpus=3, nr_spare_mms=2)))
 
 
-@pytest.fixture(params=PROTOCOLS)
+@pytest.fixture(params=GUARDED)
 def protocol(request):
     return request.param
 
@@ -385,6 +384,7 @@ def stale_store(engine):
     return 9, found
 
 
+@pytest.mark.parametrize("protocol", SAFE, indirect=True)
 def test_no_store_is_lost_to_a_copy_beside_write_protection(own_cache, protocol):
     written, found = stale_store(stepped(protocol))
     assert found == written
@@ -543,7 +543,7 @@ def test_contexts_run_out(served):
     "point",
     [
         before("handle_page_fault"),
-        after("__find_vma"),
+        after("vma_rb_lookup"),
         before("handle_pte_fault"),
         before("do_anonymous_page"),
         before("pte_map_lock", inside="do_anonymous_write"),
@@ -654,7 +654,7 @@ def do_random_calls(process, seed):
     return results, maps
 
 
-@pytest.mark.parametrize("protocol", sorted(set(PROTOCOLS) - {"classic"}))
+@pytest.mark.parametrize("protocol", sorted(set(GUARDED) - {"classic"}))
 def test_programs_do_what_they_do_under_classic(own_cache, protocol):
     segment = Segment.create(Geometry(nr_cpus=3))
     for seed in range(24):

@@ -5,7 +5,7 @@ A calls and waits, without the mmap lock; the page is filled, and the call goes 
 """
 
 import pytest
-from uffd_threads import stepped
+from protocol_engines import stepped
 
 from spfemu.checks import check_segment
 from spfemu.engines.script import before, waits

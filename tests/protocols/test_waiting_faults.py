@@ -5,6 +5,7 @@ A brings a page back from the swap area; B comes to the same page meanwhile.
 """
 
 import pytest
+from protocol_sets import GUARDED
 
 from spfemu.checks import check_segment
 from spfemu.engines.script import after, waits
@@ -14,10 +15,9 @@ from spfemu.stress.schedules.process import Process, Threads
 
 AREA = 1 << 40
 PAGE = AREA + 4096
-PROTOCOLS = ["classic", "spf", "spf-vma", "spf-counted", "vma-lock", "vma-refcount"]
 
 
-@pytest.fixture(params=PROTOCOLS)
+@pytest.fixture(params=GUARDED)
 def swapped(engine_of, request):
     """A process with a page that is in the swap area."""
     segment = Segment.create(Geometry(nr_cpus=3, nr_frames=600, nr_swap=200))

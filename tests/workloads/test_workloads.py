@@ -2,6 +2,7 @@
 """Workloads on the emulated kernel: they run on both engines and do what their names say."""
 
 import pytest
+from protocol_sets import GUARDED
 
 from spfemu.errors import UsageError, WorkerDiedError
 from spfemu.measure import build, run
@@ -45,7 +46,7 @@ def test_native(workload, mode):
     assert sample.events["CALL_FAILED"] == 0
 
 
-@pytest.mark.parametrize("protocol", sorted(set(build.protocols()) - {"bare", "spf"}))
+@pytest.mark.parametrize("protocol", sorted(set(GUARDED) - {"spf"}))
 @pytest.mark.parametrize("workload", ["android_start", "mprotect_storm"])
 def test_native_protocols(workload, protocol):
     """The workloads that change VMAs most."""
@@ -153,7 +154,7 @@ def test_rate_holds_a_writer_back():
     assert sample.writer_operations <= 20 * sample.seconds + 1
 
 
-@pytest.mark.parametrize("protocol", sorted(set(build.protocols()) - {"bare"}))
+@pytest.mark.parametrize("protocol", GUARDED)
 def test_a_monitor_serves_every_fault(protocol):
     sample = one_sample("uffd_missing", protocol=protocol, workers=2)
     waited = sample.events["UFFD_WAIT"]
@@ -162,7 +163,7 @@ def test_a_monitor_serves_every_fault(protocol):
     assert sample.writer_operations > 0
 
 
-@pytest.mark.parametrize("protocol", sorted(set(build.protocols()) - {"bare"}))
+@pytest.mark.parametrize("protocol", GUARDED)
 def test_pages_move_to_who_uses_them(protocol):
     sample = one_sample("numa_remote", protocol=protocol, workers=2, nodes=2, seconds=0.3)
     assert sample.events["NUMA_HINT_FAULTS"] > 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Engines for processes with a userfaultfd, made once."""
+"""Engines for tests of several kinds of fault, each made once."""
 
 import functools
 
@@ -10,8 +10,8 @@ from spfemu.stress.schedules.process import program
 
 @functools.cache
 def stepped(protocol):
-    """The stepped kernel."""
-    return StepEngine(program(protocol))
+    """The stepped kernel, with NUMA for those who have nodes."""
+    return StepEngine(program(protocol, CONFIG_NUMA=1))
 
 
 @functools.cache
