@@ -41,13 +41,16 @@ def mutant_engine(
 
 
 def engine_with(
-    protocol: str, text: str, layer: Mapping[str, KernelFunction] | None = None
+    protocol: str,
+    text: str,
+    layer: Mapping[str, KernelFunction] | None = None,
+    **config: int,
 ) -> StepEngine:
     """Return the stepped kernel with a protocol, more calls, and functions that replace some."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mutant.py"
         path.write_text(IMPORTS + text)
-        return StepEngine(program(protocol, (str(path),), layer))
+        return StepEngine(program(protocol, (str(path),), layer, **config))
 
 
 def finds(engine: StepEngine, calls: list[tuple]) -> bool:

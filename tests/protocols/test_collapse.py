@@ -8,6 +8,9 @@ A is a thread that writes a page of which nothing is there yet; B collapses the 
 import sys
 
 import pytest
+from faults import LOCKING, TAKING
+from mutants import engine_with
+from protocol_sets import GUARDED, VMA_LOCKED
 
 from spfemu.checks import check_segment
 from spfemu.engines.script import after, before, waits
@@ -25,7 +28,6 @@ from spfemu.stress.schedules.process import Process, Threads
 AREA = 1 << 40
 PAGES = 512
 PAGE = AREA + 4096
-PROTOCOLS = ["classic", "spf", "spf_vma", "spf_counted", "spf_relookup", "vma_lock", "vma_refcount"]
 ENTERED = after("mmap_seq_write_enter")
 CLEARED = after("xchg", inside="pmdp_collapse_flush")
 LOOKING = after("spin_lock", inside="hpage_collapse")
@@ -175,7 +177,7 @@ def test_a_collapse_that_is_given_up_leaves_all_as_it_was(spf_process):
 # Locks of VMAs
 
 
-@pytest.mark.parametrize("protocol", ["vma_lock", "vma_refcount"])
+@pytest.mark.parametrize("protocol", VMA_LOCKED)
 @pytest.mark.parametrize(
     ("b_point", "reason"),
     [
@@ -196,7 +198,31 @@ def test_a_fault_meets_a_collapse_that_has_locked_the_vma(
     made.segment.close()
 
 
-@pytest.mark.parametrize("protocol", ["vma_lock", "vma_refcount"])
+VMA_LOCKED_BY_COLLAPSE = after("vma_start_write", inside="collapse_huge_page")
+
+
+@pytest.mark.parametrize("protocol", VMA_LOCKED)
+@pytest.mark.parametrize(
+    ("a_points", "b_points", "reason"),
+    [
+        (None, LOCKING, "ABORT_BUSY"),
+        (TAKING, LOCKING, "ABORT_BUSY"),
+        (TAKING, dict.fromkeys(VMA_LOCKED, VMA_LOCKED_BY_COLLAPSE), "ABORT_SEQ_RECHECK"),
+    ],
+    ids=["before the first look", "before the lock", "before the second look"],
+)
+def test_a_fault_meets_a_collapse_that_is_locking_the_vma(
+    collapse_engine, protocol, a_points, b_points, reason
+):
+    made = process_under(collapse_engine(protocol))
+    assert meets(made, a_points and a_points[protocol], b_points[protocol]) == Scan.SUCCEED
+    assert made.vma_lock() == {reason: 1}
+    assert made.is_huge()
+    assert check_segment(made.segment) == []
+    made.segment.close()
+
+
+@pytest.mark.parametrize("protocol", VMA_LOCKED)
 def test_a_collapse_waits_for_a_fault_under_the_lock_of_its_vma(collapse_engine, protocol):
     made = process_under(collapse_engine(protocol))
     with Threads(made) as threads:
@@ -228,10 +254,76 @@ def test_a_locked_fault_waits_for_a_collapse(collapse_engine):
     made.segment.close()
 
 
+# A collapse that leaves the count alone, as those of a file's tables do
+
+SILENT_COLLAPSE = """
+from spfemu.kernel import around, proceed
+
+@around
+def collapse_table(cpu: int, vma: int, slot: int, start: int, head: int, force: int) -> int:
+    mm = load(vma + VMA.vm_mm)
+    mmap_seq_write_leave(mm)
+    result = proceed(cpu, vma, slot, start, head, force)
+    mmap_seq_write_enter(mm)
+    return result
+"""
+NO_PMD_CHECK = """
+from spfemu.protocols.spf import *
+
+@kernel
+def pte_map_lock_speculative(cpu: int, vmf: int) -> int:
+    speculative_page_walk_begin(cpu)
+    if speculation_holds(cpu, vmf, Event.SPF_ABORT_PTE_MAP_LOCK_SEQ1) == 0:
+        speculative_page_walk_end(cpu)
+        return 0
+    pmd = load(vmf + VMF.orig_pmd)
+    ptl = pte_lockptr(cpu, pmd)
+    if spin_trylock(cpu, ptl) == 0:
+        speculative_page_walk_end(cpu)
+        count_vm_event(cpu, Event.SPF_ABORT_PTE_MAP_LOCK_PTL)
+        return 0
+    if speculation_holds(cpu, vmf, Event.SPF_ABORT_PTE_MAP_LOCK_SEQ2) == 0:
+        spin_unlock(ptl)
+        speculative_page_walk_end(cpu)
+        return 0
+    speculative_page_walk_end(cpu)
+    store(vmf + VMF.pte, pte_offset(pmd, load(vmf + VMF.address)))
+    store(vmf + VMF.ptl, ptl)
+    return 1
+"""
+
+
+@pytest.mark.parametrize("gate", ["", NO_PMD_CHECK], ids=["as it is", "without its look"])
+def test_the_look_at_the_pmd_is_needed_beside_a_collapse_that_leaves_the_count_alone(
+    own_cache, gate
+):
+    """M10: A takes the flush between walk and gate, where it lets interrupts in, and goes on.
+
+    Its page would be in the table that was withdrawn, which nobody walks any more.
+    """
+    config = {"CONFIG_MMU_GATHER_RCU_TABLE_FREE": 0}
+    made = process_under(engine_with("spf", SILENT_COLLAPSE + gate, **config))
+    with Threads(made) as threads:
+        b = threads.thread("B", "collapse", AREA)
+        b.runs_until(before("pmdp_collapse_flush"))
+        a = threads.thread("A", "write", PAGE, 7)
+        a.runs_until(before("speculative_page_walk_end", inside="do_handle_mm_fault"))
+        b.runs_until(waits())
+        assert "pmdp_collapse_flush" in b.stack
+        a.runs_until(before(GATE))
+        b.runs_until(before("mmap_seq_write_enter", inside="collapse_table"))
+        assert a.runs_to_end(letting=[b]) == 0
+        assert b.runs_to_end(letting=[a]) == Scan.SUCCEED
+    assert made.aborts() == ({} if gate else {"PTE_MAP_LOCK_PMD": 1})
+    found = check_segment(made.segment)
+    made.segment.close()
+    assert any("frame" in violation for violation in found) == bool(gate), found
+
+
 # A split by one thread, seen by another
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", GUARDED)
 def test_two_threads_meet_at_a_huge_page_under_the_lock_for_reading(collapse_engine, protocol):
     """A finds the entry huge; B splits it before A has its lock, for a part that it drops."""
     made = process_under(collapse_engine(protocol))
@@ -248,7 +340,7 @@ def test_two_threads_meet_at_a_huge_page_under_the_lock_for_reading(collapse_eng
     made.segment.close()
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", GUARDED)
 def test_faults_collapses_and_forks_in_random_orders(collapse_engine, protocol):
     made = process_under(collapse_engine(protocol))
     for seed in range(6):
