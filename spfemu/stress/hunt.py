@@ -200,7 +200,9 @@ def _add(result: HuntResult, segment: Segment, violation: Violation | None) -> N
     result.copies += int(segment.stress_cpus["copies"].sum())
     result.torn += int(segment.stress_cpus["torn"].sum())
     if violation is not None and violation.promise is Promise.TORN_READ:
-        result.escaped += 1
+        # not of a fault that had locked its VMA, which makes no copy
+        torn = segment.stress_cpus["torn_vma"] == segment.stress["a"]
+        result.escaped += int(torn.any())
 
 
 def _progress(result: HuntResult, left: float) -> str:
