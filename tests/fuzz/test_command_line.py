@@ -72,7 +72,7 @@ def nothing_runs(tmp_path, monkeypatch, scale_report, run_report):
     monkeypatch.setattr(fidelity, "replay", stop)
     monkeypatch.setattr(replay, "replay", stop)
     monkeypatch.setattr(hunt, "hunt", stop)
-    monkeypatch.setattr(matrix, "run_matrix", stop)
+    monkeypatch.setattr(matrix, "try_mutant", stop)
     monkeypatch.setattr(record, "record", stop)
     monkeypatch.chdir(tmp_path)
     Path("good.trace").write_text("1 brk(NULL) = 0x1000\n")

@@ -34,7 +34,7 @@ CALLS = (
     ("mmap", AREA, 2 << 12, RW, SHARED),
     ("fork",),
 )
-SEEDS = 2000 if os.environ.get("SPFEMU_TEST_ALL") else 60
+SEEDS = 400 if os.environ.get("SPFEMU_TEST_ALL") else 60
 
 
 @pytest.mark.parametrize("protocol", ["spf", "spf-vma", "vma-lock", "vma-refcount"])
