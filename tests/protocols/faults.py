@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Faults of every kind: a process in which the access of a thread A is about to be one."""
 
+import functools
+
 from spfemu.engines.script import ScriptCpu, after, before
 from spfemu.events import Event
 from spfemu.layout import ADDRESS_SPACE, FILE, PAGE
@@ -145,3 +147,19 @@ class Faulting(Process):
         pages = int(segment.mappings[offset // ADDRESS_SPACE.SIZE]["i_pages"])
         address = segment.word(pages + 8 * ((FAULT_AT - LOW) >> 12))
         return address, segment.pages[(address - segment.address["vmemmap"]) // PAGE.SIZE]
+
+
+def take_all_frames(process: Process) -> list[int]:
+    """Leave no CPU a frame, not even one that it keeps: it would be asked for that."""
+    nr_cpus = process.segment.geometry.nr_cpus
+    calls = [
+        functools.partial(process.engine.call, "rmqueue", process.segment.cpu(index))
+        for index in range(nr_cpus)
+    ]
+    return [page for call in calls for page in iter(call, 0)]
+
+
+def put_back(process: Process, taken: list[int]) -> None:
+    """Give back frames to CPU 0."""
+    for page in taken:
+        process.engine.call("put_new_page", process.segment.cpu(0), page)

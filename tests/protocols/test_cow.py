@@ -6,6 +6,7 @@ fault that copies a page drops the page-table lock for it and passes the gate a 
 """
 
 import pytest
+from faults import put_back, take_all_frames
 from mutants import mutant_engine
 from protocol_sets import GUARDED, VMA_LOCKED
 
@@ -237,14 +238,9 @@ def test_the_last_sharer_reuses_the_page(family, threads):
 
 
 def test_no_frame_for_the_copy(family, threads):
-    system, cpu = family.segment.system, family.segment.cpus[0]
-    taken = [(s, n, int(s[n])) for s in (system,) for n in ("zone_chains", "zone_list")]
-    taken += [(cpu, n, int(cpu[n])) for n in ("pcp_list", "pcp_spare")]
-    for struct, name, _ in taken:
-        struct[name] = 0
+    taken = take_all_frames(family)
     assert threads.thread("A", "write", PAGE, 7).runs_to_end() == -ENOMEM
-    for struct, name, value in taken:
-        struct[name] = value
+    put_back(family, taken)
 
     assert family.aborts() == {"RECLAIM": 1}
     assert family.events(0)["FAULT_OOM"] == 1

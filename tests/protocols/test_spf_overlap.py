@@ -6,6 +6,7 @@ result of a moment at which the mm was at rest.
 """
 
 import pytest
+from faults import put_back, take_all_frames
 
 from spfemu.engines.script import after, before, waits
 from spfemu.events import Event
@@ -473,28 +474,13 @@ def test_a_page_table_lock_that_is_held_is_not_waited_for(spf, threads, area):
     assert spf.read(PAGE) == 0
 
 
-def take_all_frames(spf):
-    """Leave CPU 0 without a frame; returns what to put back."""
-    system, cpu = spf.segment.system, spf.segment.cpus[0]
-    taken = [(s, n, int(s[n])) for s in (system,) for n in ("zone_chains", "zone_list")]
-    taken += [(cpu, n, int(cpu[n])) for n in ("pcp_list", "pcp_spare")]
-    for struct, name, _ in taken:
-        struct[name] = 0
-    return taken
-
-
-def put_back(taken):
-    for struct, name, value in taken:
-        struct[name] = value
-
-
 @pytest.mark.parametrize("zero_page", [False, True], ids=["empty", "copy-on-write"])
 def test_without_a_frame_the_locked_path_decides(spf, threads, area, zero_page):
     if zero_page:
         assert spf.read(PAGE) == 0
     taken = take_all_frames(spf)
     assert threads.thread("A", "write", PAGE, 7).runs_to_end() == -ENOMEM
-    put_back(taken)
+    put_back(spf, taken)
 
     assert spf.aborts() == {"RECLAIM": 1}
     assert spf.events(0)["FAULT_OOM"] == 1

@@ -8,7 +8,6 @@ locked fault would have had.  Where exactly each window begins and ends is scrip
 the single protocols and kinds.
 """
 
-import functools
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,8 @@ from faults import (
     READS,
     TAKING,
     Faulting,
+    put_back,
+    take_all_frames,
 )
 from protocol_engines import stepped
 from protocol_sets import SPECULATIVE, VMA_LOCKED
@@ -200,13 +201,9 @@ def swapped_pages_are_left_to_the_locked_path(made, threads, gate):
 @shows("RETRY", ["write", "copy"], VMA_LOCKED)
 @shows("RETRY", ["file copy"], ["vma-refcount"])
 def no_frame_is_free(made, threads, gate):
-    # nor kept by another CPU, which would be asked for it
-    cpus = [made.segment.cpu(index) for index in range(3)]
-    calls = [functools.partial(made.engine.call, "rmqueue", cpu) for cpu in cpus]
-    taken = [page for call in calls for page in iter(call, 0)]
+    taken = take_all_frames(made)
     a = made.faults(threads, before("do_locked_fault"))
-    for page in taken:
-        made.engine.call("put_new_page", cpus[0], page)
+    put_back(made, taken)
     return [a]
 
 
