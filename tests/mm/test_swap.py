@@ -88,11 +88,13 @@ class SwapMachine(KernelMachine):
 
 @pytest.fixture
 def make() -> Iterator[Callable[..., SwapMachine]]:
-    """Return a function that makes machines: engine, protocol, geometry."""
+    """Return a function that makes machines: engine, protocol, mutant, geometry."""
     made: list[SwapMachine] = []
 
-    def make_machine(name: str = "native", protocol: str = "classic", **given: int) -> SwapMachine:
-        made.append(SwapMachine(kernel_engine(name, protocol), **given))
+    def make_machine(
+        name: str = "native", protocol: str = "classic", mutant: str = "", **given: int
+    ) -> SwapMachine:
+        made.append(SwapMachine(kernel_engine(name, protocol, "rcu", mutant), **given))
         return made[-1]
 
     yield make_machine
@@ -169,6 +171,13 @@ def test_more_than_fits_is_kept_by_swapping(
     assert machine.on(0, "sys_munmap", AREA, 400 * PAGE_SIZE) == 0
     assert machine.violations() == []
     assert machine.free_slots() == 2000
+
+
+def test_a_reclaim_that_writes_nothing_is_found(make: Callable[..., SwapMachine]) -> None:
+    machine = make(mutant="write nothing", nr_frames=FRAMES)
+    machine.fill(400)
+    wrong = sum(machine.read(page) != 100 + page for page in range(400))
+    assert wrong > 250
 
 
 def test_used_pages_have_a_second_chance(make: Callable[..., SwapMachine]) -> None:

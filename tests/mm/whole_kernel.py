@@ -24,10 +24,11 @@ from spfemu.engines.native import NativeEngine
 from spfemu.engines.plain import PlainEngine
 from spfemu.engines.source import functions_of, link
 from spfemu.kernel import kernel
-from spfemu.layout import CPU, GATHER
+from spfemu.layout import CPU, GATHER, PAGE
+from spfemu.mm.flags import Pg
 from spfemu.mm.irq import local_flush_tlb
 from spfemu.mm.tlb import tlb_batch_free
-from spfemu.primitives import load, store
+from spfemu.primitives import atomic_fetch_and, load, store
 from spfemu.protocols import protocol_functions
 from spfemu.segment import Geometry, Segment
 
@@ -65,6 +66,12 @@ def mutant_put_nothing(cpu: int, page: int) -> None:
     """Never free a frame."""
 
 
+@kernel
+def mutant_write_nothing(cpu: int, page: int) -> None:
+    """Evict a page without copying it to its slot."""
+    atomic_fetch_and(page + PAGE.flags, ~Pg.DIRTY)
+
+
 _HERE = functions_of(sys.modules[__name__])
 MUTANTS: dict[str, Layer] = {
     "": {},
@@ -72,6 +79,7 @@ MUTANTS: dict[str, Layer] = {
     "finish without flush": renamed(_HERE, tlb_finish_mmu="mutant_finish_without_flush"),
     "flush only here": renamed(_HERE, flush_tlb_mm="mutant_flush_only_here"),
     "put nothing": renamed(_HERE, put_page="mutant_put_nothing"),
+    "write nothing": renamed(_HERE, swap_writepage="mutant_write_nothing"),
 }
 
 
