@@ -6,7 +6,7 @@ it stands for, what happens) and constants::
 
     PROTOCOL = "spf"              # under which it is broken
     PROMISE = "DATA"              # a Promise
-    SCHEDULE = "write_and_fork"   # what shows it, see schedules
+    SCHEDULE = "write_and_fork"   # what shows it, see schedules; without, only hunts do
     ID = "M01"                    # optional: as the bug is numbered in docs/mutants.md
     CONFIG = {"CONFIG_NUMA": 1}   # optional: build options that it needs
     SURVIVES = "why"              # optional: nothing here can show it

@@ -88,7 +88,7 @@ def test_a_file_says_what_it_is(name):
     assert len(mutant.what.split("\n")) == 1
     for text in (mutant.what, mutant.origin, mutant.effect):
         assert text.endswith(".")
-    assert mutant.schedule is not None or mutant.survives is not None
+    # without a schedule either hunts find it or nothing does, which the file says
     if mutant.schedule is not None:
         assert mutant.schedule in schedules()
 
