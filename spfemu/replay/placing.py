@@ -5,7 +5,7 @@ Nobody else runs meanwhile.
 """
 
 from spfemu.kernel import kernel
-from spfemu.layout import CPU, PAGE_SHIFT, PAGE_SIZE
+from spfemu.layout import CPU, MM, PAGE_SHIFT, PAGE_SIZE
 from spfemu.mm.flags import Errno
 from spfemu.mm.limits import vm_stat_account
 from spfemu.mm.mmap import get_unmapped_area, page_align, round_hint_to_min, vma_map_new
@@ -36,6 +36,9 @@ def choose_address(cpu: int, addr: int, length: int, flags: int, file: int) -> i
     mm = load(cpu + CPU.mm)
     if length <= 0:
         return -Errno.EINVAL
+    # before it is rounded up, which could make it negative
+    if length > load(mm + MM.task_size):
+        return -Errno.ENOMEM
     mmap_write_lock(cpu, mm)
     hint = round_hint_to_min(mm, addr)
     chosen = get_unmapped_area(cpu, mm, hint, page_align(length), flags, file)

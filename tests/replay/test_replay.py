@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from spfemu.cli.app import cli
@@ -282,7 +282,7 @@ def test_json_and_protocols(command):
     [
         (["--protocol", "bare"], "nothing to replay"),
         (["--protocol", "spff"], "did you mean 'spf'?"),
-        (["--workers", "0"], "--workers must be 1 or more"),
+        (["--workers", "0"], "workers must be from 1 to 512"),
         (["--initial-maps", "nowhere"], "cannot read nowhere: No such file"),
         (["--initial-maps", "t.trace"], "t.trace:1: this is no line of /proc/PID/maps"),
     ],
@@ -342,6 +342,11 @@ def _arguments(call, numbers, flags):
     return tuple(arguments)
 
 
+NEARLY_ALL = ((1 << 63) - 1, (1 << 63) - 2, 1, 0x21)
+"""A length that becomes negative when it is rounded up to whole pages."""
+
+
+@example([MemoryCall(1, 1, None, Call.MMAP, NEARLY_ALL, 49151, "/x", 0)], "once")
 @settings(deadline=None, max_examples=150)
 @given(st.lists(CALLS, max_size=12), st.sampled_from(["none", "once"]))
 def test_whatever_the_calls_are_the_machine_stays_whole(calls, touch):
