@@ -25,8 +25,9 @@ from spfemu.engines.source import KernelFunction, Program
 from spfemu.errors import SpfemuError, nearest
 from spfemu.primitives import PRIMITIVES
 
-STACK_BYTES = 64 << 10
-"""Stack of a fiber; calls nest at most `source.MAX_DEPTH` deep and keep only integers there."""
+STACK_BYTES = 256 << 10
+"""Stack of a fiber; calls nest at most `source.MAX_DEPTH` deep and keep only integers there, all of
+them, as the code is not optimised."""
 CALL_STEPS = 50_000_000
 """Steps after which `StepEngine.call` gives up on a function."""
 CALL_RELAXES = 100_000
