@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spfemu.layout import HELD_WORDS
+from spfemu import shims
+from spfemu.layout import HELD_WORDS, STRESS_CPU
 from spfemu.measure.plan import Plan
 from spfemu.mm.irq import CpuState
 from spfemu.segment import Segment
@@ -32,11 +33,24 @@ def wait_graph(segment: Segment, plan: Plan) -> dict[int, Wait]:
     """Return the waits of all CPUs that wait; CPUs that run may have gone on meanwhile."""
     found = {}
     for cpu in range(plan.nr_cpus):
-        own = segment.stress_cpus[cpu]
-        number, kind, on = (int(own[f]) for f in ("wait_number", "wait_class", "wait_on"))
+        number, kind, on = _note(segment, cpu)
         if kind:
             found[cpu] = Wait(number, kind, on, _holders(segment, plan, cpu, kind, on))
     return found
+
+
+def _note(segment: Segment, cpu: int) -> tuple[int, int, int]:
+    """Return number, class and object of a CPU's wait; the class is 0 if it waits for nothing.
+
+    Or if the note is just being written: the acquires pair with the order in `waits.set_wait`.
+    """
+    own = segment.address["stress_cpus"] + cpu * STRESS_CPU.SIZE
+    load = shims.load().spf_smp_load_acquire
+    number = load(own + STRESS_CPU.wait_number)
+    kind, on = load(own + STRESS_CPU.wait_class), load(own + STRESS_CPU.wait_on)
+    if number == 0 or load(own + STRESS_CPU.wait_number) != number:
+        return 0, 0, 0
+    return number, kind, on
 
 
 def _holders(segment: Segment, plan: Plan, cpu: int, kind: int, on: int) -> tuple[int, ...]:

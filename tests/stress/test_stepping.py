@@ -55,7 +55,7 @@ def test_a_gate_without_its_last_check_is_found_shrunk_and_repeated(steppers):
         assert turns == found.attempt.turns
 
 
-@pytest.mark.parametrize("protocol", ["classic", "spf", "spf-vma", "vma-refcount"])
+@pytest.mark.parametrize("protocol", ["spf", "vma-refcount"])
 def test_nothing_is_found_in_what_is_sound(steppers, protocol):
     first = random.SystemRandom().randrange(1 << 30)
     sys.stdout.write(f"seeds from {first}\n")

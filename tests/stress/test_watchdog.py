@@ -13,7 +13,7 @@ from spfemu.stress import watchdog as watchdogs
 from spfemu.stress.hunt import HuntPlan, hunt
 from spfemu.stress.lock_class import LockClass
 from spfemu.stress.promises import Promise
-from spfemu.stress.wait_graph import Wait, find_cycles
+from spfemu.stress.wait_graph import Wait, find_cycles, wait_graph
 from spfemu.stress.watchdog import Watchdog
 
 HANG_SECONDS = 20.0
@@ -197,3 +197,9 @@ def test_a_deadlock_in_real_processes_is_named(tmp_path, monkeypatch):
     assert found.check == "watchdog: deadlock", found.what
     assert "to take an IPI, which has interrupts off" in found.what
     assert "waits for the page-table lock of page[" in found.what
+
+
+def test_a_note_that_is_being_written_is_no_wait(segment, watchdog):
+    wait_for(segment, 0, LockClass.PTL, 0, number=0)
+
+    assert wait_graph(segment, watchdog.plan) == {}

@@ -8,7 +8,14 @@ tells one long wait from many short ones.  A wait may be inside of another one.
 
 from spfemu.kernel import around, kernel, proceed
 from spfemu.layout import CPU, STRESS_CPU, VMA
-from spfemu.primitives import load, store, this_cpu
+from spfemu.primitives import (
+    load,
+    smp_store_release,
+    smp_wmb,
+    store,
+    this_cpu,
+    write_once,
+)
 from spfemu.stress.lock_class import LockClass, rwsem_class, spinlock_class
 
 
@@ -27,10 +34,15 @@ def begin_wait(cpu: int, kind: int, on: int) -> tuple[int, int, int]:
 
 @kernel
 def set_wait(own: int, kind: int, on: int, number: int) -> None:
-    """Write a note."""
-    store(own + STRESS_CPU.wait_class, kind)
-    store(own + STRESS_CPU.wait_on, on)
-    store(own + STRESS_CPU.wait_number, number)
+    """Write a note; while that is half done its number is 0.
+
+    The write barrier and the release pair with the acquires in `wait_graph`.
+    """
+    write_once(own + STRESS_CPU.wait_number, 0)
+    smp_wmb()
+    write_once(own + STRESS_CPU.wait_class, kind)
+    write_once(own + STRESS_CPU.wait_on, on)
+    smp_store_release(own + STRESS_CPU.wait_number, number)
 
 
 @around
