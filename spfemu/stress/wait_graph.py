@@ -50,9 +50,6 @@ def _note(segment: Segment, cpu: int) -> tuple[int, int, int]:
     kind, on = load(own + STRESS_CPU.wait_class), load(own + STRESS_CPU.wait_on)
     if number == 0 or load(own + STRESS_CPU.wait_number) != number:
         return 0, 0, 0
-    if not segment.base <= on < segment.base + segment.size:
-        # what it waits for is no word that could tell who has it
-        return 0, 0, 0
     return number, kind, on
 
 

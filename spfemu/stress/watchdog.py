@@ -180,7 +180,8 @@ class Watchdog:
             return True
         queued = word == self.segment.cpu(cpu) + CPU.waiter + RWSEM_WAITER.task
         wait = graph.get(cpu)
-        if not queued or wait is None or wait.holders:
+        # a wait for RCU has no lock: it has begun since the sleep was noted
+        if not queued or wait is None or wait.holders or wait.on == 0:
             return False
         return not self.segment.word(wait.on + RWSEM.count) & RWSEM_LOCK_MASK
 
