@@ -13,6 +13,7 @@ from spfemu.cli.progress import progress
 from spfemu.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from spfemu.results import Partial
     from spfemu.stress.hunt import HuntPlan, HuntResult
 
 ALL = "all"
@@ -103,21 +104,26 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     printer = output.Printer(given["json_path"], quiet=given["quiet"])
     plans = _replayed(ctx, given) if given["replay_path"] else _plans(given)
     printer.seed(plans[0].seed)
+    from spfemu.measure.run import keep_finished
     from spfemu.stress import report
     from spfemu.stress.hunt import hunt
 
     results: list[HuntResult] = []
-    for plan in plans:
-        with progress(quiet=given["quiet"]) as show:
-            results.append(hunt(plan, show))
-        printer.result(report.text(results[-1]))
-        if results[-1].violation is not None:
-            _follow_up(plan, results[-1], printer, given)
-        if results[-1].partial or results[-1].violation is not None:
-            break
+    with keep_finished(results) as ended:
+        for plan in plans:
+            with progress(quiet=given["quiet"]) as show:
+                results.append(hunt(plan, show))
+            printer.result(report.text(results[-1]))
+            if results[-1].violation is not None:
+                _follow_up(plan, results[-1], printer, given)
+            if results[-1].partial is not None or results[-1].violation is not None:
+                break
+    partial = results[-1].partial or ended()
+    if partial is not None:
+        output.problems([f"spfemu: {partial.reason}"])
     if given["json_path"] is not None:
-        output.write_bytes(given["json_path"], report.encode(results))
-    ctx.exit(_exit_code(results))
+        output.write_bytes(given["json_path"], report.encode(results, partial))
+    ctx.exit(_exit_code(results, partial))
 
 
 def _follow_up(
@@ -168,9 +174,9 @@ def _replayed(ctx: click.Context, given: dict[str, Any]) -> list[Any]:
     return [report.read(given["replay_path"], given["overrides"], given["seconds"])]
 
 
-def _exit_code(results: list[HuntResult]) -> ExitCode:
+def _exit_code(results: list[HuntResult], partial: Partial | None) -> ExitCode:
     if any(r.violation is not None for r in results):
         return ExitCode.VIOLATION
-    if any(r.partial for r in results):
-        return ExitCode.INTERRUPTED
+    if partial is not None:
+        return ExitCode(partial.status)
     return ExitCode.INCONCLUSIVE if any(r.too_weak for r in results) else ExitCode.OK

@@ -7,18 +7,20 @@ The same round, by its seed, does the same operations again; what differs is how
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from spfemu import results
 from spfemu.checks import check_segment
 from spfemu.errors import UsageError, WorkerDiedError, WorkerKilledError
 from spfemu.events import ABORT_REASONS, VMA_LOCK_ABORT_REASONS, Event
 from spfemu.measure.plan import Plan, quiet
 from spfemu.measure.probe import cycles_per_second
-from spfemu.measure.run import Prepared, Segments, prepare
+from spfemu.measure.run import Prepared, Segments, keep_finished, prepare
 from spfemu.measure.workers import WATCH_PERIOD, Workers
 from spfemu.segment import Segment
 from spfemu.stress.delays import focus_sites, set_delays
@@ -95,7 +97,8 @@ class HuntResult:
 
     `operations` are accesses and calls of all CPUs; `copies` those of VMAs that speculative faults
     made, `torn` how many of them were a mixture of states, `escaped` how many of these a fault went
-    on with.  `round_seed` is that of the round that broke a promise.  `partial`: interrupted.
+    on with.  `round_seed` is that of the round that broke a promise.  `partial` says
+    what ended it early: only finished rounds count.
     """
 
     protocol: str
@@ -109,7 +112,7 @@ class HuntResult:
     events: Counter[str] = field(default_factory=Counter)
     violation: Violation | None = None
     round_seed: int | None = None
-    partial: bool = False
+    partial: results.Partial | None = None
 
     def races(self) -> Counter[str]:
         """Faults that gave up because of others, by the kind of race that they lost."""
@@ -127,16 +130,18 @@ class HuntResult:
 
 
 def hunt(plan: HuntPlan, show: Show = quiet) -> HuntResult:
-    """Hunt until the time is over, a promise is broken, or Ctrl-C.
+    """Hunt until the time is over or a promise is broken.
 
-    Raises UsageError, KernelSourceError for an override that cannot be used, ResourceError,
-    WorkerKilledError if a signal from elsewhere ends a worker.
+    Ctrl-C or an error, such as a worker that a signal from elsewhere ends, keeps the rounds that
+    are finished and sets `partial`; it is raised if there is none.  Raises UsageError and
+    KernelSourceError for an override that cannot be used.
     """
     result = HuntResult(plan.protocol, plan.seed)
     prepared = prepare(plan.plan(plan.seed), show)
     segments = Segments()
     started = time.monotonic()
-    try:
+    finished: list[int] = []
+    with keep_finished(finished) as ended, contextlib.closing(segments):
         while result.violation is None and time.monotonic() - started < plan.seconds:
             seed = plan.seed + result.rounds
             left = plan.seconds - (time.monotonic() - started)
@@ -144,11 +149,9 @@ def hunt(plan: HuntPlan, show: Show = quiet) -> HuntResult:
             result.violation = run_round(plan, prepared, segments, seed, result, left)
             result.round_seed = seed if result.violation else None
             result.rounds += 1
-    except KeyboardInterrupt:
-        result.partial = True
-    finally:
-        result.seconds = time.monotonic() - started
-        segments.close()
+            finished.append(seed)
+    result.partial = ended()
+    result.seconds = time.monotonic() - started
     return result
 
 

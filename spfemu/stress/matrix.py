@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from spfemu.engines.source import KernelSourceError
 from spfemu.engines.stepped import StepEngine
+from spfemu.errors import ExitCode, WorkerKilledError
 from spfemu.stress.hunt import HuntPlan, hunt
 from spfemu.stress.isolation import DiedError, in_child
 from spfemu.stress.mutant import Mutant
@@ -95,8 +96,10 @@ def by_stress(mutant: Mutant, seconds: float) -> Kill | None:
     except KernelSourceError:
         # the mix does not come to what is broken
         return None
-    if result.partial:
-        raise KeyboardInterrupt
+    if result.partial is not None:
+        if result.partial.status == ExitCode.INTERRUPTED:
+            raise KeyboardInterrupt
+        raise WorkerKilledError(result.partial.reason)
     found = result.violation
     if found is None:
         return None

@@ -14,11 +14,11 @@ import msgspec
 
 from spfemu.errors import ResourceError, UsageError
 from spfemu.layout import layout_hash
-from spfemu.results import JSON_ERRORS, Override
+from spfemu.results import JSON_ERRORS, Override, Partial
 from spfemu.stress.hunt import HuntPlan, HuntResult
 from spfemu.stress.stepping import Reproduced
 
-SCHEMA = "spfemu-stress-1"
+SCHEMA = "spfemu-stress-2"
 REPORT_SCHEMA = "spfemu-stress-report-1"
 
 
@@ -47,7 +47,7 @@ class Hunted(msgspec.Struct, frozen=True):
     events: dict[str, int]
     violation: Verdict | None
     too_weak: str | None
-    partial: bool
+    partial: Partial | None
 
 
 class Results(msgspec.Struct, frozen=True):
@@ -55,6 +55,8 @@ class Results(msgspec.Struct, frozen=True):
 
     schema: str
     results: list[Hunted]
+    partial: Partial | None
+    """What ended it before it was done, in the last result or before the next protocol."""
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -100,9 +102,9 @@ def _verdict(result: HuntResult) -> Verdict | None:
     return Verdict(found.promise.name, found.check, str(found), result.round_seed)
 
 
-def encode(results: list[HuntResult]) -> bytes:
+def encode(results: list[HuntResult], partial: Partial | None) -> bytes:
     """Return the JSON of a whole hunt."""
-    return _json(Results(SCHEMA, [hunted(r) for r in results]))
+    return _json(Results(SCHEMA, [hunted(r) for r in results], partial))
 
 
 def encode_found(plan: HuntPlan, result: HuntResult) -> bytes:
@@ -197,8 +199,8 @@ def text(result: HuntResult) -> str:
             f"copies of VMAs: {result.copies:,}, torn {result.torn:,}, of these rejected "
             f"{result.torn - result.escaped:,}, escaped {result.escaped:,}"
         )
-    if result.partial:
-        lines.append("partial: interrupted")
+    if result.partial is not None:
+        lines.append("partial: only finished rounds count")
     races = ", ".join(f"{name} {count:,}" for name, count in result.races().most_common())
     if races:
         lines.append(f"faults that gave up because of a race: {races}")

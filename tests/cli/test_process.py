@@ -110,6 +110,39 @@ def test_ctrl_c_and_sigterm_keep_finished_repeats_and_say_so(tmp_path, number):
     assert 1 <= report.results[0].repeats < 1000
 
 
+def test_sigterm_keeps_the_finished_rounds_of_a_hunt(tmp_path):
+    path = tmp_path / "partial.json"
+    answer = subprocess.run(
+        [sys.executable, "-c", HUNT_ENDS_AFTER_TWO, "stress", "--seconds", "60",
+         "--json", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+        env=ENVIRONMENT,
+    )  # fmt: skip
+    assert answer.returncode == ExitCode.INTERRUPTED, answer.stderr
+    assert answer.stderr == "spfemu: interrupted\n"
+    document = json.loads(path.read_bytes())
+    assert document["partial"] == {"status": ExitCode.INTERRUPTED, "reason": "interrupted"}
+    assert document["results"][0]["rounds"] == 2
+
+
+HUNT_ENDS_AFTER_TWO = """
+import os, signal
+from spfemu.cli import main
+from spfemu.stress import hunt
+
+def run_round(plan, prepared, segments, seed, result, left):
+    if result.rounds == 2:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+hunt.prepare = lambda plan, show: None
+hunt.run_round = run_round
+main()
+"""
+
+
 INTERRUPT_AFTER_TWO = """
 import os, signal
 from spfemu.cli import main

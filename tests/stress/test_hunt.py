@@ -4,19 +4,23 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 from collections import Counter
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
+from spfemu import results
 from spfemu.cli.app import cli
-from spfemu.errors import UsageError, WorkerKilledError
+from spfemu.errors import ExitCode, UsageError, WorkerKilledError
 from spfemu.measure.workers import Workers
 from spfemu.stress import hunt as hunts
-from spfemu.stress import report
+from spfemu.stress import report, stepping
 from spfemu.stress.hunt import HuntPlan, hunt
 from spfemu.stress.promises import Promise
+from spfemu.stress.verdict import Violation
 
 HUNTED = ("spf", "vma-refcount")
 """A few seconds of what .ci/run does for a minute in every protocol."""
@@ -117,15 +121,132 @@ def test_bare_is_refused():
         HuntPlan("bare")
 
 
-def test_a_worker_that_somebody_kills_has_broken_no_promise(monkeypatch):
-    def kill_one(workers, _seconds):
-        os.kill(workers.threads[0][0], signal.SIGKILL)
-        watch(workers, 60)
+@pytest.mark.parametrize("finished", [0, 1])
+def test_a_worker_that_somebody_kills_has_broken_no_promise(monkeypatch, finished):
+    """It ends the hunt, and what was finished is kept."""
+    rounds = []
+
+    def kill_one(workers, seconds):
+        if workers not in rounds:
+            rounds.append(workers)
+        if len(rounds) <= finished:
+            watch(workers, min(seconds, 0.1))
+        else:
+            os.kill(workers.threads[0][0], signal.SIGKILL)
+            watch(workers, 60)
 
     watch = Workers.watch
     monkeypatch.setattr(Workers, "watch", kill_one)
-    with pytest.raises(WorkerKilledError, match=r"worker 0 \(pid \d+\) was killed by SIGKILL"):
-        hunt(HuntPlan("classic", seconds=60.0, hang_seconds=60.0))
+    plan = HuntPlan("classic", seconds=60.0, hang_seconds=60.0)
+    killed = r"worker 0 \(pid \d+\) was killed by SIGKILL"
+    if not finished:
+        with pytest.raises(WorkerKilledError, match=killed):
+            hunt(plan)
+        return
+
+    result = hunt(plan)
+
+    assert result.violation is None
+    assert result.rounds == finished
+    assert result.operations > 0
+    assert result.partial.status == ExitCode.WORKER_DIED
+    assert re.search(killed, result.partial.reason)
+
+
+DIED = "worker 0 (pid 77) was killed by SIGKILL; it held no lock"
+
+
+def ends_in(number, error):
+    """Return a stand-in for a round that does 5 operations, and ends with `error` in one."""
+    rounds = []
+
+    def run_round(_plan, _prepared, _segments, _seed, result, _left):
+        rounds.append(None)
+        if len(rounds) > number:
+            raise error
+        result.operations += 5
+
+    return run_round
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (WorkerKilledError(DIED), ExitCode.WORKER_DIED, f"spfemu: {DIED}\n"),
+        (KeyboardInterrupt(), ExitCode.INTERRUPTED, "spfemu: interrupted\n"),
+    ],
+)
+def test_finished_rounds_are_kept_when_something_ends_a_hunt(
+    monkeypatch, tmp_path, error, status, line
+):
+    path = tmp_path / "result.json"
+    monkeypatch.setattr(hunts, "prepare", lambda _plan, _show: None)
+    monkeypatch.setattr(hunts, "run_round", ends_in(2, error))
+
+    answer = CliRunner().invoke(cli, ["stress", "--seconds", "60", "--json", str(path)])
+
+    assert answer.exit_code == status
+    assert answer.stderr == line
+    assert "spf: no promise broken in 10 operations, 2 rounds" in answer.stdout
+    assert "partial: only finished rounds count" in answer.stdout
+    document = msgspec.json.decode(path.read_bytes(), type=report.Results)
+    partial = results.Partial(status=status, reason=line.removeprefix("spfemu: ").strip())
+    assert document.partial == partial
+    assert [r.partial for r in document.results] == [partial]
+
+
+@pytest.mark.parametrize("where", ["round", "compiling"])
+def test_finished_protocols_are_kept_when_something_ends_the_next(monkeypatch, tmp_path, where):
+    path = tmp_path / "result.json"
+    done = []
+
+    def prepare(_plan, _show):
+        if done and where == "compiling":
+            raise KeyboardInterrupt
+        done.append(None)
+
+    def run_round(_plan, _prepared, _segments, _seed, result, _left):
+        if len(done) > 1:
+            raise WorkerKilledError(DIED)
+        result.operations += 5
+
+    monkeypatch.setattr(hunts, "prepare", prepare)
+    monkeypatch.setattr(hunts, "run_round", run_round)
+    arguments = ["stress", "--protocol", "all", "--seconds", "0.01", "--json", str(path)]
+
+    answer = CliRunner().invoke(cli, arguments)
+
+    partial = {
+        "round": results.Partial(status=ExitCode.WORKER_DIED, reason=DIED),
+        "compiling": results.Partial(status=ExitCode.INTERRUPTED, reason="interrupted"),
+    }[where]
+    assert answer.exit_code == partial.status
+    assert answer.stderr == f"spfemu: {partial.reason}\n"
+    document = msgspec.json.decode(path.read_bytes(), type=report.Results)
+    assert document.partial == partial
+    assert [(r.protocol, r.partial) for r in document.results] == [("classic", None)]
+
+
+def test_a_promise_that_broke_outweighs_what_interrupts_the_stepping(monkeypatch, tmp_path):
+    def run_round(_plan, _prepared, _segments, _seed, result, _left):
+        result.operations += 5
+        return Violation(Promise.DATA, "check", "It is wrong.")
+
+    def interrupted(*_arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hunts, "prepare", lambda _plan, _show: None)
+    monkeypatch.setattr(hunts, "run_round", run_round)
+    monkeypatch.setattr(stepping, "reproduce_apart", interrupted)
+    found, path = tmp_path / "report.json", tmp_path / "result.json"
+
+    answer = CliRunner().invoke(cli, ["stress", "--report", str(found), "--json", str(path)])
+
+    assert answer.exit_code == ExitCode.VIOLATION
+    assert found.exists()
+    document = msgspec.json.decode(path.read_bytes(), type=report.Results)
+    assert document.results[0].violation.promise == "DATA"
+    assert document.partial.status == ExitCode.INTERRUPTED
 
 
 def test_races_are_told_by_kind():
