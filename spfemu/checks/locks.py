@@ -8,7 +8,7 @@ import numpy as np
 from spfemu.checks.findings import Words
 from spfemu.checks.state import State
 from spfemu.layout import ADDRESS_SPACE, MM, RWSEM, SYSTEM, VMA
-from spfemu.mm.rwsem import RWSEM_READER_OWNED
+from spfemu.mm.rwsem_words import RWSEM_READER_OWNED
 
 GLOBAL_LOCKS = (
     *("zone_lock", "vma_lock", "anon_vma_lock", "avc_lock", "mm_slots_lock"),

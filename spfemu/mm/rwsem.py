@@ -9,7 +9,8 @@ The count word, from the lowest bit:
     bits 8.. number of readers (those that are about to find out that they must wait included)
 
 Uncontended, each operation is one atomic on it.  A reader adds itself first and looks then; a
-writer needs the whole word to be 0.  What does not get the lock that way goes through a slow path:
+writer needs the whole word to be 0.  What does not get the lock that way goes through a slow path,
+to spin (rwsem_spin.py) or to queue (rwsem_waiters.py):
 
 - Writers spin while the owner is running, in line in the OSQ, and steal the lock when it comes
   free; waiters in the queue have to put up with that until the first of them asks for handoff,
@@ -37,11 +38,39 @@ from enum import IntEnum
 
 from spfemu.events import Event
 from spfemu.kernel import kernel, slowpath
-from spfemu.layout import CPU, RWSEM, RWSEM_WAITER, SYSTEM
+from spfemu.layout import CPU, RWSEM, RWSEM_WAITER
 from spfemu.mm.bug import Bug, vm_bug_on
 from spfemu.mm.flags import Errno
-from spfemu.mm.irq import CpuState
-from spfemu.mm.osq import cpu_by_number, osq_lock, osq_relax, osq_unlock
+from spfemu.mm.rwsem_spin import (
+    rwsem_can_spin_on_owner,
+    rwsem_optimistic_spin,
+    rwsem_spin_for_handoff,
+)
+from spfemu.mm.rwsem_waiters import (
+    TaskWord,
+    WaiterType,
+    Wake,
+    rwsem_add_waiter,
+    rwsem_arm_waiter,
+    rwsem_del_waiter,
+    rwsem_downgrade_wake,
+    rwsem_mark_wake,
+    rwsem_wake,
+    rwsem_wake_up,
+)
+from spfemu.mm.rwsem_words import (
+    RWSEM_FLAG_HANDOFF,
+    RWSEM_FLAG_WAITERS,
+    RWSEM_LOCK_MASK,
+    RWSEM_READ_FAILED_MASK,
+    RWSEM_READER_BIAS,
+    RWSEM_READER_OWNED,
+    RWSEM_READER_SHIFT,
+    RWSEM_WRITER_LOCKED,
+    rwsem_clear_nonspinnable,
+    rwsem_set_owner,
+    rwsem_set_reader_owned,
+)
 from spfemu.mm.sched import cpu_sleep
 from spfemu.mm.spinlock import spin_lock, spin_unlock
 from spfemu.mm.vmstat import count_vm_event
@@ -52,72 +81,12 @@ from spfemu.primitives import (
     atomic_fetch_and,
     atomic_fetch_or,
     cmpxchg_acquire,
-    cmpxchg_relaxed,
-    futex_wake,
     load,
     read_cycles,
     read_once,
     smp_load_acquire,
-    smp_mb,
-    smp_store_release,
-    store,
     write_once,
 )
-
-RWSEM_WRITER_LOCKED = 1 << 0
-RWSEM_FLAG_WAITERS = 1 << 1
-RWSEM_FLAG_HANDOFF = 1 << 2
-RWSEM_READER_SHIFT = 8
-RWSEM_READER_BIAS = 1 << RWSEM_READER_SHIFT
-RWSEM_READER_MASK = -RWSEM_READER_BIAS
-RWSEM_LOCK_MASK = RWSEM_WRITER_LOCKED | RWSEM_READER_MASK
-RWSEM_READ_FAILED_MASK = RWSEM_WRITER_LOCKED | RWSEM_FLAG_WAITERS | RWSEM_FLAG_HANDOFF
-
-RWSEM_OWNER_MASK = (1 << 32) - 1
-"""Bits of RWSEM.owner that hold the CPU's index plus one."""
-RWSEM_READER_OWNED = 1 << 32
-"""RWSEM.owner: the CPU named is the last known of the readers."""
-RWSEM_NONSPINNABLE = 1 << 33
-"""RWSEM.owner: readers have held the lock for so long that spinning for it is a waste."""
-
-MAX_READERS_WAKEUP = 256
-"""Readers woken at once."""
-READER_SPIN_MAX = 30
-"""Readers that lengthen a spin on a reader-owned lock."""
-READER_SPIN_SHARE = 8000
-"""A tick (4 ms) divided by this is half a microsecond."""
-
-
-class WaiterType(IntEnum):
-    """RWSEM_WAITER.type."""
-
-    READ = 0
-    WRITE = 1
-    GRANTED = 2
-
-
-class TaskWord(IntEnum):
-    """Bits of RWSEM_WAITER.task."""
-
-    WAITING = 1
-    SIGNALLED = 2
-
-
-class Wake(IntEnum):
-    """Whom rwsem_mark_wake may wake (Linux: enum rwsem_wake_type)."""
-
-    ANY = 0
-    READERS = 1
-    READ_OWNED = 2
-
-
-class OwnerState(IntEnum):
-    """What a spinner can tell about the owner (Linux: enum owner_state)."""
-
-    NULL = 0
-    WRITER = 1
-    READER = 2
-    NONSPINNABLE = 3
 
 
 class WriteTry(IntEnum):
@@ -226,243 +195,6 @@ def downgrade_write(cpu: int, sem: int) -> None:
     rwsem_set_reader_owned(sem, load(cpu + CPU.id) + 1)
     if count & RWSEM_FLAG_WAITERS:
         rwsem_downgrade_wake(cpu, sem)
-
-
-@slowpath
-def send_fatal_signal(target: int) -> None:
-    """Make killable waits of CPU `target` end with -EINTR, now and later (Linux: SIGKILL).
-
-    Setting the flag comes before the change of the futex word; the waiter arms the word before it
-    reads the flag (rwsem_arm_waiter).  So the waiter sees the flag, or the word is no longer what
-    it is about to sleep on, or it sleeps and is woken.
-    """
-    write_once(target + CPU.fatal_signal, 1)
-    smp_mb()
-    atomic_fetch_or(target + CPU.waiter + RWSEM_WAITER.task, TaskWord.SIGNALLED)
-    futex_wake(target + CPU.waiter + RWSEM_WAITER.task, 1)
-
-
-# The owner word: for spinners and for crash reports; a hint, except that a writer's entry is exact
-
-
-@kernel
-def rwsem_set_owner(cpu: int, sem: int) -> None:
-    """Name the writing owner."""
-    write_once(sem + RWSEM.owner, load(cpu + CPU.id) + 1)
-
-
-@kernel
-def rwsem_set_reader_owned(sem: int, number: int) -> None:
-    """Name a reading owner (CPU index plus one); says nothing about the other readers."""
-    keep = read_once(sem + RWSEM.owner) & RWSEM_NONSPINNABLE
-    write_once(sem + RWSEM.owner, number | RWSEM_READER_OWNED | keep)
-
-
-@kernel
-def rwsem_clear_nonspinnable(sem: int) -> None:
-    """Allow spinning again: the phase of readers that forbade it is over."""
-    if read_once(sem + RWSEM.owner) & RWSEM_NONSPINNABLE:
-        atomic_fetch_and(sem + RWSEM.owner, ~RWSEM_NONSPINNABLE)
-
-
-@slowpath
-def rwsem_set_nonspinnable(sem: int) -> None:
-    """Forbid spinning until these readers are gone; does nothing if they are gone already."""
-    owner = read_once(sem + RWSEM.owner)
-    while owner & RWSEM_READER_OWNED and owner & RWSEM_NONSPINNABLE == 0:
-        found = cmpxchg_relaxed(sem + RWSEM.owner, owner, owner | RWSEM_NONSPINNABLE)
-        if found == owner:
-            return
-        owner = found
-
-
-@kernel
-def rwsem_owner_state(owner: int) -> int:
-    """Classify an owner word."""
-    if owner & RWSEM_NONSPINNABLE:
-        return OwnerState.NONSPINNABLE
-    if owner & RWSEM_READER_OWNED:
-        return OwnerState.READER
-    return OwnerState.WRITER if owner else OwnerState.NULL
-
-
-@kernel
-def rwsem_owner_running(cpu: int, owner: int) -> int:
-    """Tell whether the CPU that an owner word names is running (Linux: owner_on_cpu)."""
-    holder = cpu_by_number(cpu, owner & RWSEM_OWNER_MASK)
-    return read_once(holder + CPU.state) == CpuState.RUNNING
-
-
-# The queue; under wait_lock
-
-
-@kernel
-def rwsem_arm_waiter(waiter: int) -> None:
-    """Make the futex word say that its CPU waits.
-
-    The fence pairs with the one in send_fatal_signal: the word is armed before the flag is read.
-    """
-    write_once(waiter + RWSEM_WAITER.task, TaskWord.WAITING)
-    smp_mb()
-
-
-@slowpath
-def rwsem_add_waiter(cpu: int, sem: int, kind: int) -> None:
-    """Queue this CPU's waiter at the end; its time before handoff begins."""
-    waiter = cpu + CPU.waiter
-    tail = load(sem + RWSEM.wait_tail)
-    tick = load(load(cpu + CPU.system) + SYSTEM.cycles_per_tick)
-    store(waiter + RWSEM_WAITER.cpu, cpu)
-    store(waiter + RWSEM_WAITER.type, kind)
-    store(waiter + RWSEM_WAITER.deadline, read_cycles() + tick)
-    store(waiter + RWSEM_WAITER.next, 0)
-    store(waiter + RWSEM_WAITER.prev, tail)
-    if tail:
-        store(tail + RWSEM_WAITER.next, waiter)
-    else:
-        store(sem + RWSEM.wait_head, waiter)
-    store(sem + RWSEM.wait_tail, waiter)
-    rwsem_arm_waiter(waiter)
-
-
-@slowpath
-def rwsem_del_waiter(sem: int, waiter: int) -> None:
-    """Take a waiter out of the queue."""
-    following = load(waiter + RWSEM_WAITER.next)
-    prev = load(waiter + RWSEM_WAITER.prev)
-    if prev:
-        store(prev + RWSEM_WAITER.next, following)
-    else:
-        store(sem + RWSEM.wait_head, following)
-    if following:
-        store(following + RWSEM_WAITER.prev, prev)
-    else:
-        store(sem + RWSEM.wait_tail, prev)
-
-
-@slowpath
-def rwsem_mark_wake(cpu: int, sem: int, wake: int) -> tuple[int, int]:
-    """Choose whom to wake: returns a list of granted readers and a writer, either may be 0.
-
-    The queue is not empty.  Hand the result to rwsem_wake_up once wait_lock is released.
-    """
-    first = load(sem + RWSEM.wait_head)
-    if load(first + RWSEM_WAITER.type) == WaiterType.WRITE:
-        if wake != Wake.ANY:
-            return 0, 0
-        # Disarmed under wait_lock, while it is certain that the writer is still in this queue.
-        write_once(first + RWSEM_WAITER.task, 0)
-        return 0, first
-    # Count the first reader in before looking whether a writer has stolen the lock; whoever holds
-    # it for reading has ruled that out already.
-    counted = 0
-    if wake != Wake.READ_OWNED:
-        if not rwsem_grant_first(cpu, sem, first):
-            return 0, 0
-        counted = 1
-    return rwsem_grant_readers(sem, counted), 0
-
-
-@slowpath
-def rwsem_grant_first(cpu: int, sem: int, first: int) -> int:
-    """Count the reader that is first in the queue into the lock; returns 0 if a writer has it.
-
-    A first reader that has waited long enough asks for handoff then.
-    """
-    # Acquire: this CPU passes on to the readers what the last writer released.
-    count = atomic_fetch_add(sem + RWSEM.count, RWSEM_READER_BIAS)
-    if count & RWSEM_WRITER_LOCKED == 0:
-        rwsem_set_reader_owned(sem, load(load(first + RWSEM_WAITER.cpu) + CPU.id) + 1)
-        return 1
-    undo = -RWSEM_READER_BIAS
-    if count & RWSEM_FLAG_HANDOFF == 0 and read_cycles() > load(first + RWSEM_WAITER.deadline):
-        undo += RWSEM_FLAG_HANDOFF
-        count_vm_event(cpu, Event.RWSEM_HANDOFF)
-    # No wake-up is lost if the writer let go meanwhile: it saw that CPUs wait, and comes here as
-    # soon as it gets wait_lock.
-    atomic_fetch_add(sem + RWSEM.count, undo)
-    return 0
-
-
-@slowpath
-def rwsem_grant_readers(sem: int, counted: int) -> int:
-    """Take all readers out of the queue into a list and count them into the lock.
-
-    `counted` of them are counted already.  Writers between them are passed over: a phase of
-    readers is for all.  Returns the first of the list.
-    """
-    granted = 0
-    last = 0
-    number = 0
-    waiter = load(sem + RWSEM.wait_head)
-    while waiter and number < MAX_READERS_WAKEUP:
-        following = load(waiter + RWSEM_WAITER.next)
-        if load(waiter + RWSEM_WAITER.type) == WaiterType.READ:
-            rwsem_del_waiter(sem, waiter)
-            store(waiter + RWSEM_WAITER.type, WaiterType.GRANTED)
-            store(waiter + RWSEM_WAITER.next, 0)
-            if last:
-                store(last + RWSEM_WAITER.next, waiter)
-            else:
-                granted = waiter
-            last = waiter
-            number += 1
-        waiter = following
-    change = (number - counted) * RWSEM_READER_BIAS
-    if load(sem + RWSEM.wait_head) == 0:
-        change -= RWSEM_FLAG_WAITERS
-    # The first of the queue was a reader and has got what it may have asked for.
-    if read_once(sem + RWSEM.count) & RWSEM_FLAG_HANDOFF:
-        change -= RWSEM_FLAG_HANDOFF
-    # All are counted before the first is woken: it might release the lock at once.
-    atomic_fetch_add(sem + RWSEM.count, change)
-    return granted
-
-
-# Waking; outside wait_lock
-
-
-@slowpath
-def rwsem_wake_up(cpu: int, readers: int, writer: int) -> None:
-    """Wake what rwsem_mark_wake chose (Linux: wake_up_q).
-
-    The list of readers is this CPU's alone until the word is cleared; then the node is its
-    owner's again, so its link is read before.  A woken CPU may queue again at once: waking it once
-    more does no harm, every sleeper looks again.
-    """
-    while readers:
-        following = load(readers + RWSEM_WAITER.next)
-        # Release pairs with the acquire in rwsem_wait_for_read.
-        smp_store_release(readers + RWSEM_WAITER.task, 0)
-        if readers != cpu + CPU.waiter:
-            futex_wake(readers + RWSEM_WAITER.task, 1)
-        readers = following
-    if writer:
-        futex_wake(writer + RWSEM_WAITER.task, 1)
-
-
-@slowpath
-def rwsem_wake(cpu: int, sem: int) -> None:
-    """Wake the first in the queue after the lock came free."""
-    readers = 0
-    writer = 0
-    spin_lock(cpu, sem + RWSEM.wait_lock)
-    if load(sem + RWSEM.wait_head):
-        readers, writer = rwsem_mark_wake(cpu, sem, Wake.ANY)
-    spin_unlock(sem + RWSEM.wait_lock)
-    rwsem_wake_up(cpu, readers, writer)
-
-
-@slowpath
-def rwsem_downgrade_wake(cpu: int, sem: int) -> None:
-    """Let queued readers join if they are first; this CPU holds the lock for reading."""
-    readers = 0
-    writer = 0
-    spin_lock(cpu, sem + RWSEM.wait_lock)
-    if load(sem + RWSEM.wait_head):
-        readers, writer = rwsem_mark_wake(cpu, sem, Wake.READ_OWNED)
-    spin_unlock(sem + RWSEM.wait_lock)
-    rwsem_wake_up(cpu, readers, writer)
 
 
 # Waiting to read
@@ -671,100 +403,3 @@ def rwsem_might_sleep(cpu: int) -> None:
     """Assert that this CPU may sleep (Linux: might_sleep)."""
     vm_bug_on(load(cpu + CPU.rcu_nesting) != 0, Bug.SLEEP_IN_ATOMIC)
     vm_bug_on(load(cpu + CPU.irqs_disabled) != 0, Bug.SLEEP_IN_ATOMIC)
-
-
-# Optimistic spinning of writers; what it reads are hints, the lock is taken by cmpxchg
-
-
-@slowpath
-def rwsem_can_spin_on_owner(cpu: int, sem: int) -> int:
-    """Tell whether it is worth standing in line to spin.
-
-    A reader's name is not looked at: it may be that of one long gone.
-    """
-    owner = read_once(sem + RWSEM.owner)
-    state = rwsem_owner_state(owner)
-    if state == OwnerState.WRITER:
-        return rwsem_owner_running(cpu, owner)
-    return state != OwnerState.NONSPINNABLE
-
-
-@slowpath
-def rwsem_optimistic_spin(cpu: int, sem: int) -> int:
-    """Spin in the hope that the lock comes free soon; returns 1 if it was taken.
-
-    Ends when the owning writer sleeps, when readers hold the lock too long, or after a scheduler
-    tick, which stands for the kernel's need_resched.
-    """
-    until = read_cycles() + load(load(cpu + CPU.system) + SYSTEM.cycles_per_tick)
-    if not osq_lock(cpu, sem + RWSEM.osq, until):
-        return 0
-    taken = 0
-    before: int = OwnerState.NULL
-    readers_until = 0
-    while True:
-        state = rwsem_spin_on_owner(cpu, sem, until)
-        if state == OwnerState.NONSPINNABLE:
-            break
-        taken = rwsem_try_write_lock_unqueued(cpu, sem)
-        now = read_cycles()
-        if taken or now > until:
-            break
-        if state == OwnerState.READER:
-            if before != OwnerState.READER:
-                readers_until = now + rwsem_reader_spin_cycles(cpu, sem)
-            elif now > readers_until:
-                rwsem_set_nonspinnable(sem)
-                break
-        before = state
-        osq_relax(cpu)
-    osq_unlock(cpu, sem + RWSEM.osq)
-    return taken
-
-
-@slowpath
-def rwsem_spin_on_owner(cpu: int, sem: int, until: int) -> int:
-    """Spin while the same writer owns the lock and runs; returns the OwnerState then."""
-    owner = read_once(sem + RWSEM.owner)
-    state = rwsem_owner_state(owner)
-    while state == OwnerState.WRITER:
-        if not rwsem_owner_running(cpu, owner) or read_cycles() > until:
-            return OwnerState.NONSPINNABLE
-        osq_relax(cpu)
-        now = read_once(sem + RWSEM.owner)
-        if now != owner:
-            return rwsem_owner_state(now)
-    return state
-
-
-@slowpath
-def rwsem_spin_for_handoff(cpu: int, sem: int) -> int:
-    """Having asked for handoff, wait for a running owner; returns 1 if it has let go."""
-    until = read_cycles() + load(load(cpu + CPU.system) + SYSTEM.cycles_per_tick)
-    state = rwsem_spin_on_owner(cpu, sem, until)
-    osq_relax(cpu)
-    return state == OwnerState.NULL
-
-
-@kernel
-def rwsem_try_write_lock_unqueued(cpu: int, sem: int) -> int:
-    """Steal the lock from the queue if it is free and no handoff is due; returns 1 if taken."""
-    count = read_once(sem + RWSEM.count)
-    while count & (RWSEM_LOCK_MASK | RWSEM_FLAG_HANDOFF) == 0:
-        # Acquire pairs with the release in up_read and up_write.
-        found = cmpxchg_acquire(sem + RWSEM.count, count, count | RWSEM_WRITER_LOCKED)
-        if found == count:
-            rwsem_set_owner(cpu, sem)
-            return 1
-        count = found
-    return 0
-
-
-@kernel
-def rwsem_reader_spin_cycles(cpu: int, sem: int) -> int:
-    """Return how long to spin on readers: 10 us and half a microsecond for each, at most 25 us."""
-    readers = read_once(sem + RWSEM.count) >> RWSEM_READER_SHIFT
-    if readers > READER_SPIN_MAX:
-        readers = READER_SPIN_MAX
-    tick = load(load(cpu + CPU.system) + SYSTEM.cycles_per_tick)
-    return tick * (20 + readers) // READER_SPIN_SHARE

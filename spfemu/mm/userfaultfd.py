@@ -29,7 +29,7 @@ from spfemu.mm.flags import Errno, FaultFlag, Pte, Vm, VmFault
 from spfemu.mm.mm_struct import mmdrop, mmgrab
 from spfemu.mm.mmap_lock import release_fault_lock
 from spfemu.mm.pgtable import lookup_pte
-from spfemu.mm.rwsem import TaskWord, rwsem_arm_waiter
+from spfemu.mm.rwsem_waiters import TaskWord, rwsem_arm_waiter
 from spfemu.mm.sched import cpu_sleep
 from spfemu.mm.slab import slab_give, slab_take
 from spfemu.mm.spinlock import spin_lock, spin_unlock

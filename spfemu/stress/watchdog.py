@@ -35,7 +35,7 @@ from spfemu.measure.topology import read_text
 from spfemu.measure.workers import Workers
 from spfemu.mm.irq import CpuState
 from spfemu.mm.kthread import Role
-from spfemu.mm.rwsem import RWSEM_LOCK_MASK
+from spfemu.mm.rwsem_words import RWSEM_LOCK_MASK
 from spfemu.segment import Segment
 from spfemu.stress.lock_fault import lock_name
 from spfemu.stress.wait_graph import (

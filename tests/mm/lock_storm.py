@@ -19,10 +19,10 @@ from spfemu.mm.rwsem import (
     down_write_killable,
     down_write_trylock,
     downgrade_write,
-    send_fatal_signal,
     up_read,
     up_write,
 )
+from spfemu.mm.rwsem_waiters import send_fatal_signal
 from spfemu.mm.sched import cond_resched, cpu_sleep
 from spfemu.primitives import (
     atomic_fetch_add_relaxed,

@@ -37,8 +37,8 @@ from spfemu.mm.irq import CpuState
 from spfemu.segment import Segment
 
 CORE_MODULES = (
-    *("bug", "vmstat", "irq", "spinlock", "sched", "rcu", "osq", "rwsem", "mmap_lock"),
-    "vma_write",
+    *("bug", "vmstat", "irq", "spinlock", "sched", "rcu", "mmap_lock", "vma_write"),
+    *("rwsem", "rwsem_words", "rwsem_waiters", "rwsem_spin", "osq"),
 )
 """Modules of spfemu.mm that need no other, except for RCU's two callbacks."""
 

@@ -36,14 +36,13 @@ from spfemu.mm.mmap_lock import (
     mmap_write_unlock,
 )
 from spfemu.mm.rwsem import (
-    RWSEM_READER_BIAS,
-    RWSEM_WRITER_LOCKED,
     down_write_killable,
     down_write_trylock,
     downgrade_write,
     up_read,
     up_write,
 )
+from spfemu.mm.rwsem_words import RWSEM_READER_BIAS, RWSEM_WRITER_LOCKED
 from spfemu.mm.sched import cond_resched
 from spfemu.primitives import load, read_once, store, write_once
 

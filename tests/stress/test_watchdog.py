@@ -7,7 +7,7 @@ from spfemu.layout import CPU, MM, PAGE, RWSEM, RWSEM_WAITER
 from spfemu.measure import build
 from spfemu.measure.plan import Plan
 from spfemu.mm.irq import CpuState
-from spfemu.mm.rwsem import RWSEM_FLAG_WAITERS, RWSEM_WRITER_LOCKED
+from spfemu.mm.rwsem_words import RWSEM_FLAG_WAITERS, RWSEM_WRITER_LOCKED
 from spfemu.segment import Geometry, Segment
 from spfemu.stress import watchdog as watchdogs
 from spfemu.stress.hunt import HuntPlan, hunt

@@ -9,7 +9,8 @@ not see the mark, and uses the VMA while the writer changes it.
 
 from spfemu.kernel import kernel
 from spfemu.layout import RWSEM
-from spfemu.mm.rwsem import RWSEM_FLAG_WAITERS, RWSEM_WRITER_LOCKED, rwsem_wake
+from spfemu.mm.rwsem_waiters import rwsem_wake
+from spfemu.mm.rwsem_words import RWSEM_FLAG_WAITERS, RWSEM_WRITER_LOCKED
 from spfemu.primitives import atomic_fetch_add_relaxed, write_once
 
 PROTOCOL = "vma-lock"

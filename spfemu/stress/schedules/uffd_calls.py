@@ -9,7 +9,7 @@ from spfemu.mm.mcopy import userfaultfd_copy, userfaultfd_writeprotect, userfaul
 from spfemu.mm.mlock import sys_mlock, sys_mlockall
 from spfemu.mm.mmu import user_write
 from spfemu.mm.mmu_notifier import mmu_notifier_register, mmu_notifier_unregister
-from spfemu.mm.rwsem import send_fatal_signal
+from spfemu.mm.rwsem_waiters import send_fatal_signal
 from spfemu.mm.sched import cpu_idle_enter, cpu_idle_exit, cpu_sleep
 from spfemu.mm.secondary_mmu import notifier_read
 from spfemu.mm.userfaultfd import (
