@@ -14,8 +14,8 @@ import ast
 from collections import defaultdict
 from typing import TypeAlias
 
-from spfemu.engines.compiler import STEP_KINDS, Site, Step
 from spfemu.engines.source import KernelFunction, Program
+from spfemu.engines.steps import STEP_KINDS, Site, Step
 from spfemu.engines.style import called
 
 _READS = (Step.LOAD, Step.RMW)

@@ -18,8 +18,9 @@ import llvmlite.binding as llvm
 
 from spfemu import shims
 from spfemu.engines import cache
-from spfemu.engines.compiler import Compiler, Site, optimise
+from spfemu.engines.compiler import Compiler, optimise
 from spfemu.engines.source import Program
+from spfemu.engines.steps import Site
 
 KEEP_OBJECTS = 500
 """Objects kept in the cache; the least recently used go first."""

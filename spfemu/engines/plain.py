@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from spfemu import shims
-from spfemu.engines.compiler import Site
 from spfemu.engines.source import Program
+from spfemu.engines.steps import Site
 from spfemu.mm.bug import Bug
 from spfemu.primitives import PRIMITIVES
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from spfemu.engines.compiler import Site
 from spfemu.engines.source import KernelFunction, Program
+from spfemu.engines.steps import Site
 from spfemu.errors import nearest
 from spfemu.primitives import PRIMITIVES
 

@@ -30,7 +30,6 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from spfemu.engines.compiler import Step
 from spfemu.engines.history import SHOWN, Executed, StepTexts
 from spfemu.engines.plain import KernelPanic
 from spfemu.engines.points import (
@@ -45,6 +44,7 @@ from spfemu.engines.points import (
 )
 from spfemu.engines.schedule import RandomScheduler, replay
 from spfemu.engines.stepped import FiberState, StepEngine
+from spfemu.engines.steps import Step
 from spfemu.engines.weak import Memory, WeakCpu, WeakMemory
 from spfemu.mm.bug import Bug
 from spfemu.segment import Segment

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from spfemu import shims
-from spfemu.engines.compiler import Site, Step
 from spfemu.engines.dependencies import addressing_loads
 from spfemu.engines.jit import Compiled
 from spfemu.engines.plain import KernelPanic
 from spfemu.engines.source import KernelFunction, Program
+from spfemu.engines.steps import Site, Step
 from spfemu.errors import SpfemuError, nearest
 from spfemu.primitives import PRIMITIVES
 

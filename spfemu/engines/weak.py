@@ -25,9 +25,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from spfemu.engines.compiler import ORDERS, Step
 from spfemu.engines.points import ScriptError
 from spfemu.engines.stepped import StepEngine
+from spfemu.engines.steps import ORDERS, Step
 
 WORD_BYTES = 8
 PAGE_BYTES = 4096

@@ -16,10 +16,10 @@ import spfemu.mm
 import spfemu.protocols
 import spfemu.stress.oracles
 import spfemu.workloads
-from spfemu.engines.compiler import HOOKS, Site
 from spfemu.engines.native import NativeEngine
 from spfemu.engines.plain import PlainEngine
 from spfemu.engines.source import KernelFunction, KernelSourceError, Program, functions_of, link
+from spfemu.engines.steps import HOOKS, Site
 from spfemu.errors import UsageError, nearest
 from spfemu.protocols import protocol_functions
 from spfemu.stress import oracle_layers

@@ -20,9 +20,9 @@ import msgspec
 
 import spfemu
 from spfemu.engines import cache
-from spfemu.engines.compiler import Step
 from spfemu.engines.jit import compiler_versions
 from spfemu.engines.stepped import Fiber, FiberState, StepEngine
+from spfemu.engines.steps import Step
 from spfemu.engines.symbols import symbol
 from spfemu.layout import CACHE_LINE, CPU, PAGE, PAGE_SIZE
 from spfemu.measure.build import compose, protocols

@@ -7,8 +7,8 @@ import random
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 
-from spfemu.engines.compiler import Site
 from spfemu.engines.source import Program
+from spfemu.engines.steps import Site
 from spfemu.layout import FOCUS_MAX
 from spfemu.segment import Segment
 

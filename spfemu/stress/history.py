@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spfemu.engines.compiler import Site
 from spfemu.engines.history import columns, value_text
 from spfemu.engines.source import Program
+from spfemu.engines.steps import Site
 from spfemu.layout import HISTORY_ENTRIES, HISTORY_WORDS
 from spfemu.segment import Segment
 

@@ -15,11 +15,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from spfemu.checks import check_segment
-from spfemu.engines.compiler import Step
 from spfemu.engines.plain import KernelPanic
 from spfemu.engines.points import ScriptError
 from spfemu.engines.script import Script
 from spfemu.engines.stepped import Fiber, FiberState, StepEngine, StuckError
+from spfemu.engines.steps import Step
 from spfemu.measure import build
 from spfemu.measure.plan import Plan
 from spfemu.measure.workers import Workers

@@ -4,8 +4,8 @@
 Names are those of the Linux kernel memory model (tools/memory-model) and of herd.
 """
 
-from spfemu.engines.compiler import Step
 from spfemu.engines.script import Script
+from spfemu.engines.steps import Step
 from spfemu.kernel import kernel
 from spfemu.primitives import (
     atomic_fetch_add,

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from spfemu.engines.compiler import Step
 from spfemu.engines.plain import KernelPanic
 from spfemu.engines.source import link, load_override
 from spfemu.engines.stepped import FiberState, StepEngine, StuckError
+from spfemu.engines.steps import Step
 
 HEADER = "from spfemu.kernel import kernel\nfrom spfemu.primitives import *\n"
 

@@ -9,8 +9,8 @@ from collections import Counter
 
 import pytest
 
-from spfemu.engines.compiler import Step
 from spfemu.engines.stepped import FiberState, StepEngine
+from spfemu.engines.steps import Step
 from spfemu.measure.build import compose
 from spfemu.measure.shared_writes import AREA, FIXED, PAGES, READY_PAGES, RIGHTS
 from spfemu.segment import Geometry, Segment
