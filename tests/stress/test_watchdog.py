@@ -2,10 +2,10 @@
 """The watchdog names what keeps operations from ending, and is not misled by a busy machine."""
 
 import pytest
+from watched import HANG_SECONDS, Watched
 
 from spfemu.layout import CPU, MM, PAGE, RWSEM, RWSEM_WAITER
 from spfemu.measure import build
-from spfemu.measure.plan import Plan
 from spfemu.mm.irq import CpuState
 from spfemu.mm.rwsem_words import RWSEM_FLAG_WAITERS, RWSEM_WRITER_LOCKED
 from spfemu.segment import Geometry, Segment
@@ -14,32 +14,6 @@ from spfemu.stress.hunt import HuntPlan, hunt
 from spfemu.stress.lock_class import LockClass
 from spfemu.stress.promises import Promise
 from spfemu.stress.wait_graph import Wait, find_cycles, wait_graph
-from spfemu.stress.watchdog import Watchdog
-
-HANG_SECONDS = 20.0
-
-
-class Watched(Watchdog):
-    """A watchdog over a segment without processes; `clock` is its time."""
-
-    def __init__(self, segment, monkeypatch):
-        self.clock = 100.0
-        self.sleeping = set()
-        monkeypatch.setattr(watchdogs.time, "monotonic", lambda: self.clock)
-        plan = Plan("mixed", workers=2, writers=1)
-        super().__init__(segment, plan, HANG_SECONDS)
-
-    def _asleep(self, _workers, cpu):
-        return cpu in self.sleeping
-
-    def looks(self, seconds, run=(), operations=0):
-        """Look for so long, while the CPUs of `run` do steps and CPU 0 ends operations."""
-        for _ in range(round(seconds * 4)):
-            self.clock += 0.25
-            self.segment.cpus["operations"][0] += operations
-            for cpu in run:
-                self.segment.stress_cpus["relaxes"][cpu] += 5000
-            self(None)
 
 
 @pytest.fixture
