@@ -268,28 +268,15 @@ def collapse_table(cpu: int, vma: int, slot: int, start: int, head: int, force: 
     return result
 """
 NO_PMD_CHECK = """
-from spfemu.protocols.spf import *
+from spfemu.kernel import around, proceed
 
-@kernel
+@around
 def pte_map_lock_speculative(cpu: int, vmf: int) -> int:
-    speculative_page_walk_begin(cpu)
-    if speculation_holds(cpu, vmf, Event.SPF_ABORT_PTE_MAP_LOCK_SEQ1) == 0:
-        speculative_page_walk_end(cpu)
-        return 0
-    pmd = load(vmf + VMF.orig_pmd)
-    ptl = pte_lockptr(cpu, pmd)
-    if spin_trylock(cpu, ptl) == 0:
-        speculative_page_walk_end(cpu)
-        count_vm_event(cpu, Event.SPF_ABORT_PTE_MAP_LOCK_PTL)
-        return 0
-    if speculation_holds(cpu, vmf, Event.SPF_ABORT_PTE_MAP_LOCK_SEQ2) == 0:
-        spin_unlock(ptl)
-        speculative_page_walk_end(cpu)
-        return 0
-    speculative_page_walk_end(cpu)
-    store(vmf + VMF.pte, pte_offset(pmd, load(vmf + VMF.address)))
-    store(vmf + VMF.ptl, ptl)
-    return 1
+    pmd = load(vmf + VMF.pmd)
+    store(vmf + VMF.pmd, vmf + VMF.orig_pmd)  # the gate looks at what the walk has read
+    locked = proceed(cpu, vmf)
+    store(vmf + VMF.pmd, pmd)
+    return locked
 """
 
 
