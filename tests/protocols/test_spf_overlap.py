@@ -63,9 +63,8 @@ def test_a_writer_inside_when_the_count_is_read_is_odd(spf, threads, area):
     assert spf.read(PAGE) == 7
 
 
-@pytest.mark.parametrize(
-    "point",
-    [
+ENTERS = {
+    "VMA_COPY": [
         after("mmap_seq_read_start"),
         after("rcu_read_lock", inside="do_speculative_fault"),
         after("__find_vma", inside="do_speculative_fault"),
@@ -74,28 +73,7 @@ def test_a_writer_inside_when_the_count_is_read_is_odd(spf, threads, area):
         before("mmap_seq_read_check"),
         before("read_once", inside="mmap_seq_read_check"),
     ],
-    ids=str,
-)
-@pytest.mark.parametrize("leaves", [True, False], ids=["and leaves", "and stays"])
-def test_a_writer_that_enters_before_the_copy_is_checked(spf, threads, area, point, leaves):
-    a = threads.thread("A", "write", PAGE, 7)
-    b = writer(threads)
-
-    a.runs_until(point)
-    if leaves:
-        b.runs_to_end()
-    else:
-        b.runs_until(after("mmap_seq_write_enter"))
-    assert a.runs_to_end(letting=[b]) == 0
-    b.runs_to_end()
-
-    assert spf.aborts() == {"VMA_COPY": 1}
-    assert spf.read(PAGE) == 7
-
-
-@pytest.mark.parametrize(
-    "point",
-    [
+    "PTE_MAP_LOCK_SEQ1": [
         after("mmap_seq_read_check"),
         before("access_error"),
         before("speculative_page_walk_begin"),
@@ -106,39 +84,16 @@ def test_a_writer_that_enters_before_the_copy_is_checked(spf, threads, area, poi
         before("pte_map_lock"),
         before("mmap_seq_read_check", inside="pte_map_lock"),
     ],
-    ids=str,
-)
-@pytest.mark.parametrize("leaves", [True, False], ids=["and leaves", "and stays"])
-def test_a_writer_that_enters_before_the_first_check_of_the_gate(spf, threads, area, point, leaves):
-    a = threads.thread("A", "write", PAGE, 7)
-    b = writer(threads)
-
-    a.runs_until(point)
-    if leaves:
-        b.runs_to_end()
-    else:
-        b.runs_until(after("mmap_seq_write_enter"))
-    assert a.runs_to_end(letting=[b]) == 0
-    b.runs_to_end()
-
-    assert spf.aborts() == {"PTE_MAP_LOCK_SEQ1": 1}
-    assert spf.read(PAGE) == 7
+    "PTE_MAP_LOCK_SEQ2": [AFTER_SEQ1, before("spin_trylock"), after("spin_trylock"), BEFORE_SEQ2],
+}
+"""By the check at which the fault gives up: where it is when the writer enters."""
 
 
 @pytest.mark.parametrize(
-    "point",
-    [
-        AFTER_SEQ1,
-        before("spin_trylock"),
-        after("spin_trylock"),
-        BEFORE_SEQ2,
-    ],
-    ids=str,
+    ("reason", "point"), [(r, point) for r, points in ENTERS.items() for point in points], ids=str
 )
 @pytest.mark.parametrize("leaves", [True, False], ids=["and leaves", "and stays"])
-def test_a_writer_that_enters_before_the_second_check_of_the_gate(
-    spf, threads, area, point, leaves
-):
+def test_a_writer_that_enters_shows_at_the_next_check(spf, threads, area, reason, point, leaves):
     a = threads.thread("A", "write", PAGE, 7)
     b = writer(threads)
 
@@ -150,7 +105,7 @@ def test_a_writer_that_enters_before_the_second_check_of_the_gate(
     assert a.runs_to_end(letting=[b]) == 0
     b.runs_to_end()
 
-    assert spf.aborts() == {"PTE_MAP_LOCK_SEQ2": 1}
+    assert spf.aborts() == {reason: 1}
     assert spf.read(PAGE) == 7
 
 
