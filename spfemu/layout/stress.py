@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What oracles keep: only segments of stress runs have it."""
 
-from spfemu.layout.struct import Struct, word
+from spfemu.layout.struct import Struct, embed, word
 
 NR_STAMPS = 7
 """States of a VMA that are remembered: more than writers go through while one is copied."""
@@ -13,6 +13,10 @@ HELD_MAX = 256
 """Locks that a CPU is known to hold at a time: mm_take_all_locks takes two hundred."""
 HELD_WORDS = 3
 """Words of the note on each: the lock, its class, 1 if it is held for writing."""
+QUARANTINE_ENTRIES = 128
+"""Freed objects, or frames, that a CPU can keep from reuse, in a stress run."""
+QUARANTINE_WORDS = 5
+"""Words of the note on each: the object and how it is given back."""
 LOCK_CLASSES = 32
 """Room for classes of locks (see stress/lock_class.py)."""
 SITES_MAX = 1 << 14
@@ -39,6 +43,7 @@ class STRESS(Struct, pad_to_line=True):
     b = word("second detail", lock="who has set violation")
     time = word("cycle count when it was seen", lock="who has set violation")
     frozen = word("1: histories take no more entries, the record is complete", lock="atomic")
+    quarantine = word("most objects, and frames, that each CPU keeps from reuse")
     delay_epoch = word("time for which a CPU delays at one site [cycles]; 0: no delays", line=True)
     delay_spin = word("longest delay in which a CPU spins [cycles]")
     delay_sleep = word("longest one in which it sleeps [ns]")
@@ -61,6 +66,18 @@ class STRESS(Struct, pad_to_line=True):
         lock="atomic",
         line=True,
         count=LOCK_CLASSES,
+    )
+
+
+class QUARANTINE(Struct):
+    """What a CPU has freed and keeps from reuse for a while, for the oracle `kasan`: a ring."""
+
+    first = word("the oldest entry", lock="owner")
+    nr = word("entries", lock="owner")
+    entries = word(
+        "(object, cache, lock, free, link), the latter as of `slab_cache_give`; 0 for frames",
+        lock="owner",
+        count=QUARANTINE_ENTRIES * QUARANTINE_WORDS,
     )
 
 
@@ -94,9 +111,12 @@ class STRESS_CPU(Struct, pad_to_line=True):
     nr_waits = word("waits so far", lock="owner")
     sleep_on = word("futex word on which it sleeps until it is woken, or 0", lock="owner")
     sleep_value = word("what the word was then", lock="owner")
+    releases = word("1: it is giving back what it kept from reuse", lock="owner")
     nr_held = word("locks in `held`", lock="owner", line=True)
     lost_held = word("locks that it holds besides, for want of room", lock="owner")
     held = word("(lock, its class, 1: for writing)", lock="owner", count=HELD_MAX * HELD_WORDS)
+    kept_objects = embed(QUARANTINE, "freed objects of slabs that it keeps", line=True)
+    kept_frames = embed(QUARANTINE, "freed frames that it keeps", line=True)
     history = word(
         "ring of (time, site, argument or result)",
         lock="owner",

@@ -25,6 +25,7 @@ from spfemu.measure.workers import WATCH_PERIOD, Workers
 from spfemu.segment import Segment
 from spfemu.stress.delays import focus_sites, set_delays
 from spfemu.stress.promises import Promise
+from spfemu.stress.quarantine import set_quarantine
 from spfemu.stress.verdict import Violation, of_checks, of_death
 from spfemu.stress.watchdog import Watchdog
 from spfemu.workloads.parameters import STRESS
@@ -171,6 +172,7 @@ def run_round(
     if plan.delays:
         focus = focus_sites(prepared.program, prepared.engine.sites)
         set_delays(segment, seed, cycles, focus=focus)
+    set_quarantine(segment, seed)
     watchdog = Watchdog(segment, prepared.plan, plan.hang_seconds)
     try:
         with Workers(prepared.plan, prepared.engine, segment, cycles, plan.hang_seconds) as workers:

@@ -28,6 +28,7 @@ from spfemu.segment import Segment
 from spfemu.stress.delays import focus_sites
 from spfemu.stress.isolation import DiedError, in_child
 from spfemu.stress.promises import Promise
+from spfemu.stress.quarantine import set_quarantine
 from spfemu.stress.verdict import Violation, of_checks, of_failure, of_panic
 from spfemu.workloads.parameters import STRESS
 
@@ -185,6 +186,7 @@ class Stepper:
     def _begin(self, attempt: Attempt) -> None:
         """Reach the state in which the stepped operations begin; raises KernelPanic, StuckError."""
         self.segment.reset(attempt.seed)
+        set_quarantine(self.segment, attempt.seed)
         Workers(self.plan, self.engine, self.segment, CYCLES_PER_SECOND)
         self.engine.reset_clock()
         for i in range(self.plan.nr_cpus):

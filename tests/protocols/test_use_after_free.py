@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: MIT
 """The oracle kasan sees what is touched after it was freed, and nothing else."""
 
+import numpy as np
 import pytest
 from test_random_schedules import AREA, CALLS, PAGE, outcome
 
+from spfemu.checks import check_segment
 from spfemu.engines.plain import KernelPanic
 from spfemu.engines.script import after, before, waits
 from spfemu.engines.stepped import StepEngine
 from spfemu.engines.symbols import symbol
-from spfemu.layout import SHADOW
+from spfemu.layout import QUARANTINE, SHADOW
 from spfemu.mm.bug import Bug
-from spfemu.mm.flags import Prot
+from spfemu.mm.flags import PAGE_KIND_MASK, PageKind, Prot
 from spfemu.segment import Geometry, Segment
 from spfemu.stress.oracles import kasan
 from spfemu.stress.promises import Promise
+from spfemu.stress.quarantine import set_quarantine
 from spfemu.stress.schedules.calls import FIXED, RW
 from spfemu.stress.schedules.process import Process, Threads, program
 
@@ -146,9 +149,14 @@ def segment():
     made.close()
 
 
-def prepared(engine, segment, broken=0):
+KEPT = 16
+"""Objects, and frames, that a CPU keeps from reuse, where it does."""
+
+
+def prepared(engine, segment, broken=0, kept=0):
     """A process with both areas mapped and AREA used; from here on something is broken."""
     process = Process(engine, segment)
+    segment.stress["quarantine"] = kept
     process.map(AREA, 4)
     process.map(NEW, 4)
     process.write(AREA, 1)
@@ -316,3 +324,128 @@ def test_a_double_free(broken_spf, segment):
     with pytest.raises(KernelPanic):
         broken_spf.call("anon_vma_chain_free", cpu, avc)
     assert found(broken_spf, segment)[0] == "avc[0]"
+
+
+# The quarantine: what comes so late that the object is somebody else's
+
+
+def late_access(engine, segment, kept):
+    """A has looked up a frame that B unmaps, without a flush, and uses for what it maps next."""
+    process = prepared(engine, segment, NO_FLUSH, kept)
+    threads = Threads(process)
+    a, b = threads.thread("A", "write", AREA, 7), threads.thread("B", "munmap", AREA, LENGTH)
+    a.runs_until(after("translate"))
+    b.runs_to_end()
+    assert process.call("write", NEW, 1, cpu=1) == 0
+    assert process.call("write", NEW + 4096, 1, cpu=1) == 0
+    return threads, a
+
+
+def late_lookup(engine, segment, kept):
+    """A is about to copy a VMA that B frees at once and uses for another mapping."""
+    process = prepared(engine, segment, VMA_AT_ONCE, kept)
+    threads = Threads(process)
+    a, b = threads.thread("A", "write", NEW, 7), threads.thread("B", "munmap", NEW, LENGTH)
+    a.runs_until(before("copy_pvma"))
+    b.runs_to_end()
+    assert process.call("mmap", NEW, LENGTH, RW, FIXED, cpu=1) == NEW
+    return threads, a
+
+
+@pytest.mark.parametrize(
+    ("late", "kind", "freed_in"),
+    [(late_access, "frame[", "put_page"), (late_lookup, "vma[", "vm_area_free_rcu")],
+)
+def test_a_touch_behind_the_next_use_is_seen_in_quarantine_only(
+    broken_spf, segment, late, kind, freed_in
+):
+    threads, a = late(broken_spf, segment, 0)
+    with threads:
+        a.runs_to_end()
+    assert segment.stress["violation"] == 0
+    threads, a = late(broken_spf, segment, KEPT)
+    with threads:
+        object_, freed_by, found_in = touched(a)
+    assert object_.startswith(kind)
+    assert (freed_by, found_in) == ("cpu1", freed_in)
+
+
+def test_a_double_free_of_what_is_kept(broken_spf, segment):
+    prepared(broken_spf, segment, kept=KEPT)
+    cpu = segment.cpu(0)
+    avc = broken_spf.call("anon_vma_chain_alloc", cpu)
+    broken_spf.call("anon_vma_chain_free", cpu, avc)
+    assert broken_spf.call("anon_vma_chain_alloc", cpu) != avc
+    with pytest.raises(KernelPanic):
+        broken_spf.call("anon_vma_chain_free", cpu, avc)
+    assert found(broken_spf, segment)[0] == "avc[0]"
+
+
+def kept(segment):
+    """How many objects and frames each CPU keeps."""
+    cpus = segment.stress_cpus
+    nr = QUARANTINE.nr // 8
+    return cpus["kept_objects"][:, nr].tolist(), cpus["kept_frames"][:, nr].tolist()
+
+
+def use_and_free(process, cpu, times=1):
+    """Map, fill and unmap pages on a CPU; what RCU keeps has been freed then."""
+    for _ in range(times):
+        assert process.call("mmap", NEW, LENGTH, RW, FIXED, cpu=cpu) == NEW
+        for page in range(4):
+            assert process.call("write", NEW + (page << 12), 1, cpu=cpu) == 0
+        assert process.call("munmap", NEW, LENGTH, cpu=cpu) == 0
+
+
+def test_what_is_kept_is_bounded_and_given_back_in_the_end(broken_spf, segment):
+    process = prepared(broken_spf, segment, kept=KEPT)
+    use_and_free(process, 0, times=2 * KEPT)
+    assert kept(segment)[1][0] == KEPT
+    assert any("is lost" in message for message in check_segment(segment))
+    process.engine.call("cpu_idle_exit", segment.cpu(0))
+    process.engine.call("cond_resched", segment.cpu(0))
+    assert kept(segment)[1][0] == KEPT // 2
+    for index in range(3):
+        process.engine.call("cpu_idle_exit", segment.cpu(index))
+        process.engine.call("rcu_barrier", segment.cpu(index))
+        process.engine.call("cpu_idle_enter", segment.cpu(index))
+    assert kept(segment) == ([0, 0, 0], [0, 0, 0])
+    assert check_segment(segment) == []
+
+
+def test_what_all_cpus_keep_is_there_for_who_finds_nothing_else(broken_spf, segment):
+    process = prepared(broken_spf, segment, kept=KEPT)
+    call = process.engine.call
+    for index in range(3):
+        use_and_free(process, index)
+    objects, frames = kept(segment)
+    assert min(objects + frames) > 0
+    cpu = segment.cpu(0)
+    call("cpu_idle_exit", cpu)
+    free = np.count_nonzero(segment.pages["flags"] & PAGE_KIND_MASK == PageKind.FREE)
+    taken = 0
+    while call("alloc_page", cpu, int(PageKind.ANON)):
+        taken += 1
+    assert kept(segment) == ([0, 0, 0], [0, 0, 0])
+    assert taken == free
+
+
+def test_slots_of_others_are_there_for_who_finds_no_other(broken_spf, segment):
+    process = prepared(broken_spf, segment, kept=KEPT)
+    for index in range(3):
+        use_and_free(process, index)
+    cpu = segment.cpu(0)
+    process.engine.call("cpu_idle_exit", cpu)
+    taken = 0
+    while process.engine.call("vma_slab_alloc", cpu):
+        taken += 1
+    assert kept(segment)[0] == [0, 0, 0]
+    assert taken == segment.geometry.nr_vmas - 1
+
+
+def test_hunts_keep_what_is_freed_in_every_other_round(segment):
+    kept_by_round = []
+    for seed in range(4):
+        set_quarantine(segment, seed)
+        kept_by_round.append(int(segment.stress["quarantine"][0]))
+    assert kept_by_round == [10, 0, 10, 0]

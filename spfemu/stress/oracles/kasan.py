@@ -19,6 +19,15 @@ Who may touch what is free:
 - the experiment `spf-counted`, its count that means nothing.
 
 A reuse hides what it overtakes: an access to an object that is somebody else's by now is not seen.
+So there is a QUARANTINE (mm/kasan/quarantine.c): in a round that asks for it (see
+`spfemu.stress.quarantine`), a CPU keeps what it frees, and gives the oldest back at the end of an
+operation.  Whoever finds nothing to allocate gives back all of its own, a drain everybody's.
+
+- Kept are frames, and objects of the slabs that are drained when they are used up, and chains.
+  Of mm_structs, subscribers and contexts there are too few; a huge frame is free with the last of
+  its parts only.
+- SLAB_TYPESAFE_BY_RCU: the kernel neither poisons nor keeps such objects, for it cannot tell who
+  may touch them.  Here that is known (above), so they are poisoned and kept as others are.
 """
 
 from enum import IntFlag
@@ -34,14 +43,18 @@ from spfemu.layout import (
     MMU_NOTIFIER,
     PAGE,
     PAGE_SHIFT,
+    QUARANTINE,
+    QUARANTINE_ENTRIES,
+    QUARANTINE_WORDS,
     SHADOW,
     STRESS,
     STRESS_CPU,
     SYSTEM,
     USERFAULTFD_CTX,
     VMA,
+    WORD,
 )
-from spfemu.mm.flags import HPAGE_PMD_NR, Pg
+from spfemu.mm.flags import HPAGE_PMD_NR, PageKind, Pg
 from spfemu.mm.page_alloc import PAGE_STRUCT_SHIFT
 from spfemu.mm.vma_write import vma_slab_typesafe
 from spfemu.primitives import load, read_cycles, read_once, store, this_cpu, write_once
@@ -204,6 +217,104 @@ def kasan_restore(cpu: int, old: int) -> None:
     store(load(cpu + CPU.stress) + STRESS_CPU.exempt, old)
 
 
+# Keeping from reuse
+
+
+@slowpath
+def quarantine_put(cpu: int, obj: int, cache: int, lock: int, free: int, link: int) -> int:
+    """Poison what is freed; returns 1 if it is kept from reuse.  The rest is as of QUARANTINE."""
+    own = load(cpu + CPU.stress)
+    if load(own + STRESS_CPU.releases):
+        return 0
+    queue = own + STRESS_CPU.kept_objects
+    address = obj
+    if lock == 0:
+        queue = own + STRESS_CPU.kept_frames
+        address = kasan_frame(cpu, obj)
+    kasan_poison(address)
+    nr = load(queue + QUARANTINE.nr)
+    if nr >= load(load(own + STRESS_CPU.stress) + STRESS.quarantine):
+        return 0
+    if free == SYSTEM.mm_free or free == SYSTEM.notifier_free or free == SYSTEM.uffd_free:
+        return 0
+    entry = quarantine_entry(queue, load(queue + QUARANTINE.first) + nr)
+    store(entry, obj)
+    store(entry + WORD, cache)
+    store(entry + 2 * WORD, lock)
+    store(entry + 3 * WORD, free)
+    store(entry + 4 * WORD, link)
+    store(queue + QUARANTINE.nr, nr + 1)
+    return 1
+
+
+@kernel
+def quarantine_entry(queue: int, number: int) -> int:
+    """Address of an entry of a QUARANTINE, counted from the first in the ring."""
+    index = number % QUARANTINE_ENTRIES
+    return queue + QUARANTINE.entries + index * QUARANTINE_WORDS * WORD
+
+
+@slowpath
+def quarantine_reduce(cpu: int, target: int, most: int) -> None:
+    """Give back the oldest that `target` keeps, this CPU or one that is frozen, down to `most`."""
+    own = load(cpu + CPU.stress)
+    store(own + STRESS_CPU.releases, 1)
+    quarantine_shrink(cpu, load(target + CPU.stress) + STRESS_CPU.kept_objects, most)
+    quarantine_shrink(cpu, load(target + CPU.stress) + STRESS_CPU.kept_frames, most)
+    store(own + STRESS_CPU.releases, 0)
+
+
+@slowpath
+def quarantine_shrink(cpu: int, queue: int, most: int) -> None:
+    """Do so with one of its queues."""
+    while load(queue + QUARANTINE.nr) > most:
+        first = load(queue + QUARANTINE.first)
+        entry = quarantine_entry(queue, first)
+        obj, cache, lock = load(entry), load(entry + WORD), load(entry + 2 * WORD)
+        free, link = load(entry + 3 * WORD), load(entry + 4 * WORD)
+        store(queue + QUARANTINE.first, (first + 1) % QUARANTINE_ENTRIES)
+        store(queue + QUARANTINE.nr, load(queue + QUARANTINE.nr) - 1)
+        if lock == 0:
+            free_page(cpu, obj)
+        elif cache == 0:
+            slab_give(cpu, lock, free, link, obj)
+        else:
+            slab_cache_give(cpu, cache, lock, free, link, obj)
+
+
+@kernel
+def quarantine_empty(cpu: int) -> int:
+    """Give back all that this CPU keeps; returns 1 if it kept anything."""
+    own = load(cpu + CPU.stress)
+    kept = load(own + STRESS_CPU.kept_objects + QUARANTINE.nr)
+    if kept + load(own + STRESS_CPU.kept_frames + QUARANTINE.nr) == 0:
+        return 0
+    quarantine_reduce(cpu, cpu, 0)
+    return 1
+
+
+@around
+def cond_resched(cpu: int) -> None:
+    """Give back the oldest, so that there is room for others."""
+    proceed(cpu)
+    own = load(cpu + CPU.stress)
+    quarantine_reduce(cpu, cpu, load(load(own + STRESS_CPU.stress) + STRESS.quarantine) >> 1)
+
+
+@around
+def rcu_barrier(cpu: int) -> None:
+    """Give back all: who waits for this wants what was freed."""
+    proceed(cpu)
+    quarantine_empty(cpu)
+
+
+@around
+def drain_lists(cpu: int, target: int) -> None:
+    """Give back what `target` keeps, this CPU or one that is frozen, as what is on its lists."""
+    quarantine_reduce(cpu, target, 0)
+    proceed(cpu, target)
+
+
 # Frames
 
 
@@ -218,6 +329,8 @@ def kasan_frame(cpu: int, page: int) -> int:
 def rmqueue(cpu: int) -> int:
     """Hand out a frame."""
     page: int = proceed(cpu)
+    if page == 0 and quarantine_empty(cpu):
+        page = proceed(cpu)
     if page != 0:
         kasan_unpoison(kasan_frame(cpu, page))
     return page
@@ -227,7 +340,9 @@ def rmqueue(cpu: int) -> int:
 def free_page(cpu: int, page: int) -> None:
     """Take back a frame, unless it is a part of a huge one."""
     if (load(page + PAGE.flags) & Pg.COMPOUND) == 0:
-        kasan_poison(kasan_frame(cpu, page))
+        if quarantine_put(cpu, page, 0, 0, 0, 0):
+            store(page + PAGE.flags, PageKind.FREE)
+            return
     proceed(cpu, page)
 
 
@@ -256,6 +371,8 @@ def slab_take(cpu: int, lock: int, free: int, link: int) -> int:
     """Hand out an object."""
     old = kasan_exempt(cpu, EXEMPT_ALL)
     slot: int = proceed(cpu, lock, free, link)
+    if slot == 0 and quarantine_empty(cpu):
+        slot = proceed(cpu, lock, free, link)
     kasan_restore(cpu, old)
     kasan_unpoison(slot)
     return slot
@@ -274,7 +391,8 @@ def slab_cache_take(cpu: int, cache: int, lock: int, free: int, link: int) -> in
 @around
 def slab_give(cpu: int, lock: int, free: int, link: int, slot: int) -> None:
     """Take back an object."""
-    kasan_poison(slot)
+    if quarantine_put(cpu, slot, 0, lock, free, link):
+        return
     old = kasan_exempt(cpu, EXEMPT_ALL)
     proceed(cpu, lock, free, link, slot)
     kasan_restore(cpu, old)
@@ -283,7 +401,8 @@ def slab_give(cpu: int, lock: int, free: int, link: int, slot: int) -> None:
 @around
 def slab_cache_give(cpu: int, cache: int, lock: int, free: int, link: int, slot: int) -> None:
     """Take back an object."""
-    kasan_poison(slot)
+    if quarantine_put(cpu, slot, cache, lock, free, link):
+        return
     old = kasan_exempt(cpu, EXEMPT_ALL)
     proceed(cpu, cache, lock, free, link, slot)
     kasan_restore(cpu, old)
