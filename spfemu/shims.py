@@ -12,6 +12,8 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from spfemu.errors import ResourceError
+
 PACKAGE_DIR = Path(__file__).parent
 LIBRARY_STEM = "_native_shims"
 
@@ -37,7 +39,7 @@ _Ternary = Callable[[int, int, int], int]
 _Quaternary = Callable[[int, int, int, int], int]
 
 
-class ShimsMissingError(RuntimeError):
+class ShimsMissingError(ResourceError):
     """The shim library is absent, cannot be loaded, or is older than this package."""
 
 
