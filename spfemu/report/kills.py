@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -44,5 +45,7 @@ def print_kills(rows: Sequence[Row]) -> None:
     killed = sum(row.killed for row in rows)
     expected = sum(not row.killed and not row.unexpected for row in rows)
     text = f"{killed} of {len(rows)} mutants are caught"
+    by = Counter(name for row in rows for name, kill in row.kills.items() if kill is not None)
+    text += "".join(f", {count} by {name}" for name, count in by.items())
     text += f", {expected} more are known to survive" if expected else ""
     print_parts([kill_table(rows), text])

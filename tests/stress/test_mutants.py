@@ -134,7 +134,7 @@ def test_a_harmless_override_survives_and_fails_the_command(
         cli.main(arguments)
     assert ended.value.code == 1
     output = capsys.readouterr().out
-    assert "1 of 2 mutants are caught" in output
+    assert "1 of 2 mutants are caught, 1 by schedule" in output
     assert "it should not survive" in output
     document = json.loads(path.read_text())
     first, second = document["mutants"]
