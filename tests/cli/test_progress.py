@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""Progress is for terminals, on stderr, and starts no thread."""
+"""Progress is on stderr, a bar on terminals and lines in logs, and starts no thread."""
 
 import io
 import sys
 import threading
+import time
 
 import pytest
 
+from spfemu.cli import progress as progress_module
 from spfemu.cli.progress import progress
 
 
@@ -53,7 +55,17 @@ def test_quiet_shows_nothing(make_terminal):
     assert terminal.getvalue() == ""
 
 
-def test_a_pipe_shows_nothing(capsys):
+def test_a_log_gets_a_line_after_a_while(capsys, monkeypatch):
+    times = iter((0.0, 59.0, 60.0, 119.0))
+    monkeypatch.setattr(time, "monotonic", lambda: next(times))
     with progress(quiet=False) as show:
+        for round_number in range(3):
+            show(f"round {round_number}", 0.1)
+    assert capsys.readouterr().err == "spfemu: round 1\n"
+
+
+def test_quiet_keeps_a_log_empty(capsys, monkeypatch):
+    monkeypatch.setattr(progress_module, "LOG_PERIOD", 0.0)
+    with progress(quiet=True) as show:
         show("measuring", 0.1)
     assert capsys.readouterr().err == ""
