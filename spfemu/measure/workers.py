@@ -235,8 +235,9 @@ class Workers:
         Raises WorkerDiedError if one dies or hangs instead.
         """
         shims.load().spf_smp_store_release(self._system(SYSTEM.stop), 1)
-        while any(g.process.exitcode is None for g in self._groups):
-            self._wait(WATCH_PERIOD, stopping=True)
+        # a look at how they ended comes last: who dies before the first wait is seen, too
+        while self._wait(WATCH_PERIOD, stopping=True):
+            pass
         self._raise_if_failed()
 
     def kill(self) -> None:
@@ -260,8 +261,11 @@ class Workers:
             group.pipe.close()
         self._groups = []
 
-    def _wait(self, seconds: float, *, stopping: bool = False) -> None:
-        """Wait that long, or until a process ends; raises WorkerDiedError."""
+    def _wait(self, seconds: float, *, stopping: bool = False) -> bool:
+        """Wait that long, or until a process ends; raises WorkerDiedError.
+
+        Tells whether any is left that had not ended.
+        """
         running = [g for g in self._groups if g.process.exitcode is None]
         wait([g.process.sentinel for g in running], seconds)
         self._raise_if_failed()
@@ -276,6 +280,7 @@ class Workers:
             if self.watchdog is not None and left and int(self.segment.system["gate"]):
                 self.watchdog(self)
             self._check_progress([i for g in left for i in g.cpus])
+        return bool(left)
 
     def _check_stopped(self, groups: list[_Group]) -> None:
         """Note what a signal has stopped; raises WorkerKilledError if nothing continues it."""

@@ -110,6 +110,19 @@ def test_killed_worker_is_named_with_its_locks(quick, workers, override):
             started.watch(60)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_worker_that_is_killed_right_before_the_stop_is_named(quick, workers, count):
+    with workers(quick(workers=count)) as started:
+        started.open_gate()
+        started.watch(0.01)
+        for process, _thread in started.threads.values():
+            os.kill(process, signal.SIGKILL)
+        for group in started._groups:
+            group.process.join()
+        with pytest.raises(WorkerKilledError, match=r"worker 0 \(pid \d+\) was killed by SIGKILL"):
+            started.stop()
+
+
 def test_stopped_worker_is_noted_and_named(quick, workers):
     plan = quick("page_fault1", workers=2, size=8192)
     with workers(plan, hang_seconds=0.5) as started:
