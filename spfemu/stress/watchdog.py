@@ -37,6 +37,7 @@ from spfemu.mm.irq import CpuState
 from spfemu.mm.kthread import Role
 from spfemu.mm.rwsem_words import RWSEM_LOCK_MASK
 from spfemu.segment import Segment
+from spfemu.stress.lock_class import LockClass
 from spfemu.stress.lock_fault import lock_name
 from spfemu.stress.wait_graph import (
     Wait,
@@ -58,6 +59,8 @@ STARVATION_STEPS = 10_000
 OVERDUE_SECONDS = 0.5
 GAP_SECONDS = 5.0
 """After so long without a look nothing is known any more."""
+
+_NO_LOCKS = (LockClass.RCU, LockClass.MONITOR)
 
 
 class StuckError(WorkerHangsError):
@@ -180,8 +183,8 @@ class Watchdog:
             return True
         queued = word == self.segment.cpu(cpu) + CPU.waiter + RWSEM_WAITER.task
         wait = graph.get(cpu)
-        # a wait for RCU has no lock: it has begun since the sleep was noted
-        if not queued or wait is None or wait.holders or wait.on == 0:
+        # a wait for RCU, begun since the sleep was noted, and one for a monitor have no lock
+        if not queued or wait is None or wait.holders or wait.kind in _NO_LOCKS:
             return False
         return not self.segment.word(wait.on + RWSEM.count) & RWSEM_LOCK_MASK
 

@@ -116,6 +116,12 @@ def test_a_sleeper_for_a_free_lock_has_lost_its_wakeup(segment, watchdog, run):
     )
 
 
+def test_a_sleeper_for_a_monitor_has_lost_nothing(segment, watchdog):
+    sleep_for_mmap_lock(segment, watchdog, 0)
+    wait_for(segment, 1, LockClass.MONITOR, segment.address["uffds"], number=2)
+    watchdog.looks(4, run=(0, 2))
+
+
 def test_starvation_is_counted_in_operations_of_others(segment, watchdog):
     watchdog.looks(30, run=(0, 1, 2), operations=1)  # a loaded machine
     said = seen(watchdog, 30, "starvation", run=(0, 1, 2), operations=1000)
