@@ -16,7 +16,13 @@ from spfemu.primitives import atomic_fetch_or, load, read_cycles, read_once, smp
 
 if TYPE_CHECKING:  # defined by the workload
     from spfemu.workloads.common import wait_for_turn
-    from spfemu.workloads.defaults import workload_op, workload_setup, writer_op, writer_setup
+    from spfemu.workloads.defaults import (
+        workload_leave,
+        workload_op,
+        workload_setup,
+        writer_op,
+        writer_setup,
+    )
     from spfemu.workloads.uffd_missing import writer_leave
 
 
@@ -67,7 +73,10 @@ def worker_loop(cpu: int) -> int:
             task_tick_numa(cpu)
     if result < 0:
         store(cpu + CPU.failed, -result)
-    if load(cpu + CPU.role) == Role.WRITER:
+    role = load(cpu + CPU.role)
+    if role == Role.WORKER:
+        workload_leave(cpu)
+    elif role == Role.WRITER:
         writer_leave(cpu)
     cpu_offline(cpu)
     return result

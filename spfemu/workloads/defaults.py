@@ -3,7 +3,7 @@
 
 Nothing to set up; an operation that maps an area, touches it and unmaps it, as most of
 will-it-scale's memory tests do; no writers, for which the command line refuses them; nothing to do
-when a writer leaves.
+when somebody leaves.
 """
 
 from spfemu.kernel import kernel
@@ -55,6 +55,11 @@ def writer_setup(cpu: int) -> int:
 def writer_op(cpu: int) -> int:
     """Refuse: this workload has no writers."""
     return -Errno.EINVAL
+
+
+@kernel
+def workload_leave(cpu: int) -> None:
+    """Leave nothing that somebody waits for."""
 
 
 @kernel

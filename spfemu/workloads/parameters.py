@@ -63,6 +63,8 @@ class State(IntEnum):
     """Address of the worker's own heap, 0 until it is made."""
     FILE = CPU.workload + (FIRST_STATE + 6) * WORD
     """The worker's own file, as calls name it."""
+    JOINED = CPU.workload + (FIRST_STATE + 7) * WORD
+    """1: this CPU takes part in what monitors count on."""
     TRACE_PASS = CPU.workload + (FIRST_STATE + 10) * WORD
     """Passes that this thread has made."""
     TRACE_START = CPU.workload + (FIRST_STATE + 11) * WORD

@@ -19,6 +19,7 @@ from spfemu.measure.workers import Workers
 from spfemu.stress import hunt as hunts
 from spfemu.stress import report, stepping
 from spfemu.stress.hunt import HuntPlan, hunt
+from spfemu.stress.mutant import mutants
 from spfemu.stress.promises import Promise
 from spfemu.stress.verdict import Violation
 
@@ -46,6 +47,18 @@ def test_nothing_is_found_in_what_is_sound(protocol):
     assert result.violation is None, (hex(result.seed), str(result.violation))
     assert result.operations > 0
     assert result.rounds > 0
+    # faults have waited for a monitor, and the hunt has been the monitor
+    assert result.events["UFFD_WAIT"] > 0
+    assert result.events["UFFD_COPY"] > 0
+
+
+def test_a_write_that_the_monitor_has_not_allowed_is_found():
+    path = mutants()["mprotect_ends_write_protection"].path
+    result = hunt(HuntPlan("classic", seconds=120.0, overrides=(path,)))
+
+    assert result.violation is not None
+    # unless the round is over before anybody writes to such a page
+    assert result.violation.promise in (Promise.OUTCOME, Promise.ACCOUNTING)
 
 
 UNLOCKED = """
@@ -80,6 +93,21 @@ def test_a_missing_flush_is_found(override):
 
     assert result.violation is not None
     assert result.violation.promise in (Promise.DATA, Promise.OUTCOME, Promise.USE_AFTER_FREE)
+
+
+FORGETS_TO_LOCK = """
+@kernel
+def apply_mlockall_flags(cpu: int, mm: int, flags: int) -> None:
+    return
+"""
+
+
+def test_an_mlockall_that_locks_nothing_is_found(override):
+    result = hunt(HuntPlan("spf", seconds=120.0, overrides=(override(FORGETS_TO_LOCK),)))
+
+    assert result.violation is not None
+    # what was to be locked is dropped, which somebody else may be the first to say
+    assert result.violation.promise in (Promise.OUTCOME, Promise.DATA)
 
 
 def test_a_report_repeats_the_round_and_loads_no_override_by_itself(override, tmp_path):

@@ -29,10 +29,11 @@ from spfemu.engines.steps import HOOKS, STEP_KINDS, Step
 from spfemu.layout import WORD
 from spfemu.measure import build
 from spfemu.mm.bug import Bug
-from spfemu.mm.flags import Errno, Prot
+from spfemu.mm.flags import Errno, Madv, Prot
 from spfemu.mm.irq import CpuState
+from spfemu.mm.userfaultfd_register import UffdMode
 from spfemu.segment import Geometry, Segment
-from spfemu.stress.mix.model import UNITS, Area, AreaWord, Wrong, model_words
+from spfemu.stress.mix.model import UNITS, Area, AreaWord, UnitWord, Wrong, model_words
 from spfemu.stress.mutant import mutants
 from spfemu.stress.promises import Promise
 from spfemu.stress.schedules import schedules
@@ -45,6 +46,7 @@ AREA = 1 << 40
 PAGE = AREA + 4096
 LENGTH = 16 << 12
 RW = int(Prot.READ | Prot.WRITE)
+DONTNEED = int(Madv.DONTNEED)
 EFAULT, EINTR = int(Errno.EFAULT), int(Errno.EINTR)
 
 # The checks, as the code has them
@@ -347,7 +349,7 @@ def old_value(mix):
     """The frame of a dropped page comes back with its first word."""
     mix.maps()
     mix.does("owned_write", Area.ANON, 0)
-    mix.does("owned_dontneed", Area.ANON, 0, 1)
+    mix.does("owned_dontneed", Area.ANON, 0, 1, DONTNEED)
     mix.races("racing_write", 0)
     mix.does("owned_read", Area.ANON, 0)
 
@@ -356,7 +358,7 @@ def old_racing_value(mix):
     """The frame of a dropped page comes to another unit with this CPU's word."""
     mix.maps()
     mix.races("racing_write", 1)
-    mix.does("owned_dontneed", Area.ANON, 1, 2)
+    mix.does("owned_dontneed", Area.ANON, 1, 2, DONTNEED)
     mix.does("owned_write", Area.ANON, 0)
     mix.races("racing_read", 0)
 
@@ -364,13 +366,13 @@ def old_racing_value(mix):
 def neighbour_is_dropped(mix):
     mix.maps()
     mix.races("racing_write", 1)
-    mix.does("owned_dontneed", Area.ANON, 0, 1)
+    mix.does("owned_dontneed", Area.ANON, 0, 1, DONTNEED)
     mix.races("racing_read", 1)
 
 
 def advice_about_a_hole(mix):
     mix.does("owned_munmap", Area.ANON, 0, UNITS)
-    mix.does("owned_dontneed", Area.ANON, 0, 1)
+    mix.does("owned_dontneed", Area.ANON, 0, 1, DONTNEED)
 
 
 def subscriber_beside_a_copy(mix):
@@ -399,12 +401,33 @@ def growth_of_a_cut_file(mix):
     mix.does("file_read", Area.SHARED_FILE, 5)
 
 
+def write_to_a_protected_page(mix):
+    """A fault that finds the protection would wait: a fatal signal ends that."""
+    mix.maps(Area.SERVED)
+    mix.does("owned_write", Area.SERVED, 0)
+    mix.does("open_served")
+    ctx = mix.segment.word(mix.engine.call("model_area", mix.cpu, Area.SERVED) + AreaWord.CTX)
+    mode = mix.engine.call("model_unit", mix.cpu, Area.SERVED, 0) + UnitWord.MODE
+    while mix.segment.word(mode) & UffdMode.WP == 0:
+        mix.does("register_units", ctx, 0, UNITS)
+    mix.gives(int(Prot.READ), "owned_mprotect", Area.SERVED, 0, UNITS)
+    mix.does("protect_unit", ctx, 0)
+    mix.gives(RW, "owned_mprotect", Area.SERVED, 0, UNITS)
+    mix.segment.cpus["fatal_signal"][0] = 1
+    mix.does("racing_write", Area.SERVED, 0, BEING_CHANGED)
+    mix.segment.cpus["fatal_signal"][0] = 0
+    mix.does("close_served", ctx)
+
+
+BEING_CHANGED = 1
+"""The version of an area on which a call is at work: how accesses end is not judged."""
 CALLED = (
     *("cpu_online", "cpu_idle_enter", "cpu_idle_exit", "workload_setup", "model_area"),
     *("unit_rights", "owned_mmap", "owned_munmap", "owned_mprotect", "owned_dontneed"),
     *("owned_read", "owned_write", "racing_read", "racing_write", "mmu_notifier_register"),
     *("mmu_notifier_unregister", "check_notifier", "sys_fork", "mmput", "device_call"),
-    *("file_write", "file_read", "file_truncate"),
+    *("file_write", "file_read", "file_truncate", "model_unit", "open_served"),
+    *("register_units", "protect_unit", "close_served"),
 )
 
 
@@ -495,6 +518,7 @@ CASES = {
     "NOTIFIER": mix_of("subscribers_are_not_told", subscriber_beside_a_copy),
     "DMA": mix_of("pins_bring_nothing_in", pin_of_an_untouched_unit),
     "FILE": mix_of("cut_leaves_pages", growth_of_a_cut_file),
+    "PROTECTED": mix_of("mprotect_ends_write_protection", write_to_a_protected_page),
     "check_locks": schedule_of("owner_stays_behind"),
     "check_cpus": schedule_of("lock_noted_for_ever"),
     "check_counters": schedule_of("write_faults_not_counted"),

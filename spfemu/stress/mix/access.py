@@ -9,11 +9,15 @@ from spfemu.stress.mix.model import (
     UNITS,
     Area,
     AreaWord,
+    Fill,
     OwnWord,
     UnitWord,
     Wrong,
     access_result,
     expect,
+    fill_value,
+    may_wait_begin,
+    may_wait_end,
     model_area,
     model_own,
     model_unit,
@@ -39,11 +43,29 @@ def owned_read(cpu: int, area: int, unit: int) -> int:
         return stress_wrong(cpu, Wrong.READ, address, expected, result)
     if result != 0:
         return 0
-    must = unit_value(cpu, area, unit)
+    return owned_value(cpu, area, unit, Wrong.VALUE, value)
+
+
+@kernel
+def owned_value(cpu: int, area: int, unit: int, wrong: int, value: int) -> int:
+    """Judge what has been found in the first word of a unit of an owned area."""
+    words = model_unit(cpu, area, unit)
+    filled = area == Area.SERVED and value == fill_value(unit)
     # what MADV_FREE gave up may be gone, once
-    if value == 0 and load(model_unit(cpu, area, unit) + UnitWord.WEAK):
+    if load(words + UnitWord.WEAK) and (value == 0 or filled):
         return 0
-    return expect(cpu, Wrong.VALUE, address, must, value)
+    fill = load(words + UnitWord.FILL)
+    if (filled and fill & Fill.MONITOR) or (value == 0 and fill & Fill.ZERO):
+        # the page is there, and stays what it is
+        store(words + UnitWord.VALUE, value)
+        store(words + UnitWord.FILL, 0)
+        return 0
+    must = unit_value(cpu, area, unit)
+    if fill & Fill.MONITOR:
+        must = fill_value(unit)
+    if value == must and fill == 0:
+        return 0
+    return stress_wrong(cpu, wrong, unit_address(area, unit), must, value)
 
 
 @kernel
@@ -52,10 +74,36 @@ def owned_write(cpu: int, area: int, unit: int) -> int:
     address = unit_address(area, unit)
     value = random_below(cpu, 1 << 30) + 1
     expected = access_result(cpu, area, unit, 1)
+    protected = unit_protected(cpu, area, unit)
     result = user_write(cpu, address, value)
     if result == 0:
         set_unit_value(cpu, area, unit, value)
+        error = check_protection(cpu, area, unit, protected)
+        if error != 0:
+            return error
     return expect(cpu, Wrong.WRITE, address, expected, result)
+
+
+@kernel
+def unit_protected(cpu: int, area: int, unit: int) -> int:
+    """Count of a unit's protection before it is written to.
+
+    The acquire pairs with the release in `protect_unit`: who finds it odd finds the page protected.
+    """
+    return smp_load_acquire(model_unit(cpu, area, unit) + UnitWord.PROTECTED)
+
+
+@kernel
+def check_protection(cpu: int, area: int, unit: int, before: int) -> int:
+    """See that a page that has been written to was not protected all the time.
+
+    The fence pairs with that of `end_protection`.
+    """
+    smp_rmb()
+    words = model_unit(cpu, area, unit)
+    if before & 1 and read_once(words + UnitWord.PROTECTED) == before:
+        return stress_wrong(cpu, Wrong.PROTECTED, unit_address(area, unit), before + 1, before)
+    return 0
 
 
 @kernel
@@ -71,6 +119,18 @@ def owned_access(cpu: int, area: int) -> int:
 def racing_access(cpu: int) -> int:
     """Write or read this CPU's own word of any unit."""
     area = random_area(cpu)
+    if area != Area.SERVED:
+        return racing_access_in(cpu, area)
+    if may_wait_begin(cpu) == 0:
+        return 0
+    result = racing_access_in(cpu, area)
+    may_wait_end(cpu)
+    return result
+
+
+@kernel
+def racing_access_in(cpu: int, area: int) -> int:
+    """Do so in an area."""
     unit = random_below(cpu, UNITS)
     version = smp_load_acquire(model_area(cpu, area) + AreaWord.VERSION)
     if random_below(cpu, 2):
@@ -90,11 +150,15 @@ def racing_write(cpu: int, area: int, unit: int, version: int) -> int:
     value = ((load(cpu + CPU.id) + 1) << CPU_SHIFT) | random_below(cpu, 1 << 30)
     epoch = smp_load_acquire(model_unit(cpu, area, unit) + UnitWord.EPOCH)
     address = own_address(cpu, area, unit)
+    protected = unit_protected(cpu, area, unit)
     result = user_write(cpu, address, value)
     if result == 0:
         own = model_own(cpu, area, unit)
         store(own + OwnWord.VALUE, value)
         store(own + OwnWord.EPOCH, epoch)
+        error = check_protection(cpu, area, unit, protected)
+        if error != 0:
+            return error
     return racing_result(cpu, area, unit, version, 1, result)
 
 

@@ -4,7 +4,7 @@
 from spfemu.kernel import kernel
 from spfemu.layout import PAGE_SHIFT
 from spfemu.mm.flags import Errno, Madv, Map, Mremap, Prot
-from spfemu.mm.mlock import sys_mlock, sys_munlock
+from spfemu.mm.mlock import sys_mlock2, sys_munlock
 from spfemu.mm.mremap import sys_mremap
 from spfemu.mm.syscalls import (
     sys_madvise,
@@ -23,6 +23,7 @@ from spfemu.stress.mix.model import (
     AreaWord,
     UnitWord,
     Wrong,
+    any_mapped,
     area_call_begin,
     area_call_end,
     area_trylock,
@@ -37,6 +38,7 @@ from spfemu.stress.mix.model import (
     unit_rights,
     unit_shift,
 )
+from spfemu.stress.mix.served import served_call
 from spfemu.stress.mix.watchers import device_call, fork_call, notifier_call
 from spfemu.workloads.common import random_below
 
@@ -44,6 +46,7 @@ READ_WRITE = int(Prot.READ | Prot.WRITE)
 PRIVATE_ANON = int(Map.PRIVATE | Map.ANONYMOUS | Map.FIXED)
 SHARED_ANON = int(Map.SHARED | Map.ANONYMOUS | Map.FIXED)
 STACK_FLAGS = int(Map.PRIVATE | Map.ANONYMOUS | Map.FIXED | Map.GROWSDOWN)
+REMOVE = int(Madv.REMOVE)
 MOVE = int(Mremap.MAYMOVE | Mremap.FIXED)
 
 
@@ -73,14 +76,19 @@ def owned_call(cpu: int, area: int) -> int:
 @kernel
 def changing_call(cpu: int, area: int, kind: int, first: int, last: int) -> int:
     """Do a call whose model is that of its area alone."""
+    if area == Area.SERVED and (kind <= 10 or 14 <= kind <= 15 or 24 <= kind <= 25):
+        return served_call(cpu, first, last)
     if kind <= 12:
         return owned_mmap(cpu, area, first, last)
     if kind <= 15:
         return owned_munmap(cpu, area, first, last)
     if kind <= 19:
         return owned_mprotect(cpu, area, first, last)
+    if kind == 20:
+        return owned_remove(cpu, area, first, last)
     if kind <= 23:
-        return owned_dontneed(cpu, area, first, last)
+        advice = Madv.DONTNEED_LOCKED if kind == 21 else Madv.DONTNEED
+        return owned_dontneed(cpu, area, first, last, advice)
     if kind <= 26 and load(model_area(cpu, area) + AreaWord.FILE) != 0:
         return file_call(cpu, area, first, last)
     if kind <= 26 and area != Area.SHMEM:
@@ -108,6 +116,10 @@ def owned_mmap(cpu: int, area: int, first: int, last: int) -> int:
     address = unit_address(area, first)
     length = owned_length(area, first, last)
     file = load(model_area(cpu, area) + AreaWord.FILE)
+    if random_below(cpu, 8) == 0 and any_mapped(cpu, area, first, last):
+        flags = PRIVATE_ANON | Map.FIXED_NOREPLACE
+        result = sys_mmap(cpu, address, length, rights, flags)
+        return expect(cpu, Wrong.CALL, address, -Errno.EEXIST, result)
     if area != Area.SHARED_FILE:
         drop_begin(cpu, area, first, last)
     if file != 0:
@@ -126,6 +138,7 @@ def set_mapped(cpu: int, area: int, first: int, last: int, rights: int) -> None:
     """Note that units have been mapped afresh, or unmapped."""
     for unit in range(first, last):
         store(model_unit(cpu, area, unit) + UnitWord.RIGHTS, rights)
+        store(model_unit(cpu, area, unit) + UnitWord.MODE, 0)
         forget_unit(cpu, area, unit)
     if area != Area.SHARED_FILE:
         drop_end(cpu, area, first, last, 0)
@@ -165,19 +178,39 @@ def advice_result(cpu: int, area: int, first: int, last: int) -> int:
 
 
 @kernel
-def owned_dontneed(cpu: int, area: int, first: int, last: int) -> int:
+def owned_dontneed(cpu: int, area: int, first: int, last: int, advice: int) -> int:
     """Drop units: memory without a shared file behind it is zero, or what a file has."""
     address = unit_address(area, first)
     drops = area != Area.SHARED_FILE and area != Area.SHMEM
     if drops:
         drop_begin(cpu, area, first, last)
-    result = sys_madvise(cpu, address, owned_length(area, first, last), Madv.DONTNEED)
+    result = sys_madvise(cpu, address, owned_length(area, first, last), advice)
     if drops:
         for unit in range(first, last):
             forget_unit(cpu, area, unit)
         drop_end(cpu, area, first, last, 0)
     expected = advice_result(cpu, area, first, last)
     return expect(cpu, Wrong.CALL, address, expected, result)
+
+
+@kernel
+def owned_remove(cpu: int, area: int, first: int, last: int) -> int:
+    """Make holes in the shared file behind units, which holes of the mapping are left out of."""
+    address = unit_address(area, first)
+    length = owned_length(area, first, last)
+    if area != Area.SHARED_FILE and area != Area.SHMEM:
+        expected = -Errno.EACCES if area == Area.PRIVATE_FILE else -Errno.EINVAL
+        if any_mapped(cpu, area, first, last) == 0:
+            expected = -Errno.ENOMEM
+        return expect(cpu, Wrong.CALL, address, expected, sys_madvise(cpu, address, length, REMOVE))
+    drop_begin(cpu, area, first, last)
+    result = sys_madvise(cpu, address, length, REMOVE)
+    for unit in range(first, last):
+        if unit_rights(cpu, area, unit) >= 0:
+            store(model_unit(cpu, area, unit) + UnitWord.FILE_VALUE, 0)
+            forget_unit(cpu, area, unit)
+    drop_end(cpu, area, first, last, 0)
+    return expect(cpu, Wrong.CALL, address, advice_result(cpu, area, first, last), result)
 
 
 @kernel
@@ -197,7 +230,8 @@ def owned_advice(cpu: int, area: int, kind: int, first: int, last: int) -> int:
     address = unit_address(area, first)
     length = owned_length(area, first, last)
     if kind == 27:
-        result = sys_mlock(cpu, address, length)
+        # the flag, or none: locked when touched, or touched now
+        result = sys_mlock2(cpu, address, length, random_below(cpu, 2))
         sys_munlock(cpu, address, length)
     elif kind == 28 and area != Area.HUGE:
         result = sys_madvise(cpu, address, length, Madv.PAGEOUT)
@@ -210,13 +244,25 @@ def owned_advice(cpu: int, area: int, kind: int, first: int, last: int) -> int:
     elif random_below(cpu, 4) == 0:
         result = sys_mincore(cpu, address, length, 0)
     elif random_below(cpu, 2):
-        advice = Madv.HUGEPAGE if random_below(cpu, 2) else Madv.NOHUGEPAGE
-        result = sys_madvise(cpu, address, length, advice)
+        result = sys_madvise(cpu, address, length, random_hint(cpu))
     else:
         result = sys_madvise(cpu, address, length, Madv.COLLAPSE)
     if may_return(result):
         return 0
     return expect(cpu, Wrong.CALL, address, 0, result)
+
+
+@kernel
+def random_hint(cpu: int) -> int:
+    """Draw advice that only sets flags of VMAs, which splits and merges them."""
+    kind = random_below(cpu, 8)
+    if kind <= 1:
+        return Madv.HUGEPAGE + kind
+    if kind <= 4:
+        return Madv.NORMAL + kind - 2
+    if kind == 5:
+        return Madv.DODUMP
+    return Madv.DONTDUMP if kind == 6 else Madv.NOHUGEPAGE
 
 
 @kernel

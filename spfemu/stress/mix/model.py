@@ -14,16 +14,30 @@ succeed.  The word is what this CPU wrote last, or gone; if no call has dropped 
 its epoch, it is not gone.
 
 Versions and epochs are odd while a call is at work, as sequence counts are.
+
+Faults in area SERVED may wait for a monitor, which any CPU is between two operations
+(`spfemu.stress.mix.served`).  So that there is always one, a CPU begins what may wait only if
+another one is not at that.  Nobody waits for the lock of an area, which who waits may hold.
 """
 
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import Self
 
 from spfemu.kernel import kernel
 from spfemu.layout import CPU, PAGE_SHIFT, SYSTEM, WORD
 from spfemu.mm.flags import Errno, Prot
 from spfemu.mm.spinlock import spin_trylock, spin_unlock
-from spfemu.primitives import load, read_once, smp_mb, smp_store_release, store, write_once
+from spfemu.mm.userfaultfd_register import UffdMode
+from spfemu.primitives import (
+    atomic_fetch_add,
+    cmpxchg,
+    load,
+    read_once,
+    smp_mb,
+    smp_store_release,
+    store,
+    write_once,
+)
 from spfemu.workloads.common import random_below
 from spfemu.workloads.parameters import Param, State
 
@@ -34,6 +48,10 @@ SMALL_FIRST = (1 << 30) - (3 * UNITS << PAGE_SHIFT)
 """The small areas lie side by side across a multiple of 1 GiB: they share VMAs and tables."""
 HUGE_FIRST = 1 << 31
 STACK_FIRST = 3 << 30
+SOURCE_FIRST = 1 << 33
+"""Pages that the monitor copies, a unit's each."""
+FILLED = 1 << 40
+"""First word of the first one; more than what accesses write."""
 NOT_MAPPED = -1
 
 
@@ -47,13 +65,26 @@ class Area(IntEnum):
     SHMEM = 4
     WILD = 5
     """Anonymous; calls take no lock of the model and overlap."""
-    HUGE = 6
+    SERVED = 6
+    """Anonymous; a userfaultfd serves some units of it."""
+    HUGE = 7
     """Anonymous, large enough for khugepaged."""
-    STACK = 7
+    STACK = 8
     """Grows down: only the last unit is mapped, the others come by being touched."""
 
 
 NR_AREAS = len(Area)
+
+
+class MixWord(IntEnum):
+    """Byte offsets in the words that belong to no area."""
+
+    CPUS = 0
+    """How many CPUs take part, and MAY_WAIT times how many of them may be waiting for a monitor."""
+    SIZE = 16 * WORD
+
+
+MAY_WAIT = 1 << 32
 
 
 class AreaWord(IntEnum):
@@ -65,6 +96,10 @@ class AreaWord(IntEnum):
     """The open file, 0 for anonymous memory."""
     LENGTH = 3 * WORD
     """Units that the file holds."""
+    CTX = 4 * WORD
+    """The userfaultfd of area SERVED, 0 if none is open."""
+    MONITOR = 5 * WORD
+    """Lock of who is the monitor; it is not held while waiting for one."""
     SIZE = 16 * WORD
 
 
@@ -82,7 +117,21 @@ class UnitWord(IntEnum):
     EPOCH = 4 * WORD
     WEAK = 5 * WORD
     """1: racing words may be gone or another unit's (it was moved here), or vanish (MADV_FREE)."""
-    SIZE = 8 * WORD
+    MODE = 6 * WORD
+    """How the userfaultfd serves the unit (UffdMode), 0: not."""
+    FILL = 7 * WORD
+    """What the unit may hold that nobody has seen since it was dropped (Fill); 0: VALUE."""
+    PROTECTED = 8 * WORD
+    """Odd while the userfaultfd protects the unit from being written to."""
+    SIZE = 16 * WORD
+
+
+class Fill(IntFlag):
+    """What the page of a unit of area SERVED may have come with."""
+
+    ZERO = 1
+    MONITOR = 2
+    """What the monitor fills in."""
 
 
 class OwnWord(IntEnum):
@@ -112,6 +161,7 @@ class Wrong(IntEnum):
     NOTIFIER = 1009, "a secondary MMU read what was not there any more"
     DMA = 1010, "a page that may be written could not be pinned"
     FILE = 1011, "a file did not hold what was written to it"
+    PROTECTED = 1012, "a page was written to that its monitor had protected"
 
     text: str
 
@@ -125,7 +175,7 @@ class Wrong(IntEnum):
 
 def model_words(nr_cpus: int) -> int:
     """Words that the model takes in a segment of so many CPUs."""
-    return (AREAS_SIZE + UNITS_SIZE + nr_cpus * OWN_SIZE) // WORD
+    return (MixWord.SIZE + AREAS_SIZE + UNITS_SIZE + nr_cpus * OWN_SIZE) // WORD
 
 
 @kernel
@@ -133,26 +183,34 @@ def random_area(cpu: int) -> int:
     """Draw an area; half of the time the one that is hot in this round, for CPUs to meet there."""
     if random_below(cpu, 2):
         return load(load(cpu + Param.LEADER) + State.AREA)
-    return random_below(cpu, NR_AREAS)
+    # more often one in which faults take long
+    area = random_below(cpu, NR_AREAS + 1)
+    return area if area < NR_AREAS else Area.SERVED
+
+
+@kernel
+def model_mix(cpu: int) -> int:
+    """Address of the words that belong to no area."""
+    return load(load(cpu + CPU.system) + SYSTEM.model)
 
 
 @kernel
 def model_area(cpu: int, area: int) -> int:
     """Address of an area's words."""
-    return load(load(cpu + CPU.system) + SYSTEM.model) + area * AreaWord.SIZE
+    return model_mix(cpu) + MixWord.SIZE + area * AreaWord.SIZE
 
 
 @kernel
 def model_unit(cpu: int, area: int, unit: int) -> int:
     """Address of a unit's words."""
-    units = load(load(cpu + CPU.system) + SYSTEM.model) + AREAS_SIZE
+    units = model_mix(cpu) + MixWord.SIZE + AREAS_SIZE
     return units + (area * UNITS + unit) * UnitWord.SIZE
 
 
 @kernel
 def model_own(cpu: int, area: int, unit: int) -> int:
     """Address of what this CPU knows of its word in a unit."""
-    own = load(load(cpu + CPU.system) + SYSTEM.model) + AREAS_SIZE + UNITS_SIZE
+    own = model_mix(cpu) + MixWord.SIZE + AREAS_SIZE + UNITS_SIZE
     own += load(cpu + CPU.id) * OWN_SIZE
     return own + (area * UNITS + unit) * OwnWord.SIZE
 
@@ -227,6 +285,22 @@ def drop_begin(cpu: int, area: int, first: int, last: int) -> None:
     for unit in range(first, last):
         epoch = model_unit(cpu, area, unit) + UnitWord.EPOCH
         write_once(epoch, load(epoch) + 1)
+    end_protection(cpu, area, first, last)
+
+
+@kernel
+def end_protection(cpu: int, area: int, first: int, last: int) -> None:
+    """Say that units [first, last) may be written to from now on.
+
+    The area and a monitor may do so at once, to the same effect; both together begin protection.
+    The fence pairs with those of racing accesses and `check_protection`: who sees that a unit may
+    be written to, or its words gone, sees that here.
+    """
+    for unit in range(first, last):
+        protected = model_unit(cpu, area, unit) + UnitWord.PROTECTED
+        count = read_once(protected)
+        if count & 1:
+            write_once(protected, count + 1)
     smp_mb()
 
 
@@ -275,6 +349,7 @@ def set_unit_value(cpu: int, area: int, unit: int, value: int) -> None:
         return
     store(words + UnitWord.VALUE, value)
     store(words + UnitWord.PRIVATE, 1)
+    store(words + UnitWord.FILL, 0)
 
 
 @kernel
@@ -283,3 +358,75 @@ def forget_unit(cpu: int, area: int, unit: int) -> None:
     words = model_unit(cpu, area, unit)
     store(words + UnitWord.VALUE, 0)
     store(words + UnitWord.PRIVATE, 0)
+    if area == Area.SERVED:
+        store(words + UnitWord.FILL, fills_of(load(words + UnitWord.MODE)))
+
+
+@kernel
+def any_mapped(cpu: int, area: int, first: int, last: int) -> int:
+    """Tell whether any of units [first, last) is mapped."""
+    for unit in range(first, last):
+        if unit_rights(cpu, area, unit) >= 0:
+            return 1
+    return 0
+
+
+# Monitors
+
+
+@kernel
+def fills_of(mode: int) -> int:
+    """What a missing page may come with, by how its unit is served.
+
+    A monitor that is late may still fill what is not served for being missing any more, if it is
+    served at all.
+    """
+    if mode == 0:
+        return Fill.ZERO
+    return Fill.MONITOR if mode & UffdMode.MISSING else Fill.ZERO | Fill.MONITOR
+
+
+@kernel
+def fill_value(unit: int) -> int:
+    """First word of what the monitor fills in: the zero page for some units, data for others."""
+    return 0 if unit % 4 == 3 else FILLED + unit
+
+
+@kernel
+def mix_join(cpu: int) -> None:
+    """Take part, if this CPU does not yet."""
+    if load(cpu + State.JOINED) == 0:
+        store(cpu + State.JOINED, 1)
+        atomic_fetch_add(model_mix(cpu) + MixWord.CPUS, 1)
+
+
+@kernel
+def may_wait_begin(cpu: int) -> int:
+    """Begin what may wait for a monitor; 0 if all others are at that already."""
+    word = model_mix(cpu) + MixWord.CPUS
+    while True:
+        found = read_once(word)
+        if found // MAY_WAIT + 1 >= found % MAY_WAIT:
+            return 0
+        if cmpxchg(word, found, found + MAY_WAIT) == found:
+            return 1
+
+
+@kernel
+def may_wait_end(cpu: int) -> None:
+    """Be done with it."""
+    atomic_fetch_add(model_mix(cpu) + MixWord.CPUS, -MAY_WAIT)
+
+
+@kernel
+def mix_try_leave(cpu: int) -> int:
+    """Take part no longer, which 0: this CPU must not, as all others may be waiting."""
+    word = model_mix(cpu) + MixWord.CPUS
+    while True:
+        found = read_once(word)
+        waiting = found // MAY_WAIT
+        if waiting != 0 and waiting + 1 >= found % MAY_WAIT:
+            return 0
+        if cmpxchg(word, found, found - 1) == found:
+            store(cpu + State.JOINED, 0)
+            return 1

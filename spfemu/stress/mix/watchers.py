@@ -12,19 +12,16 @@ from spfemu.mm.mmu import user_read, user_write
 from spfemu.mm.mmu_notifier import mmu_notifier_register, mmu_notifier_unregister
 from spfemu.mm.secondary_mmu import notifier_read
 from spfemu.primitives import load
-from spfemu.stress.mix.access import owned_read
+from spfemu.stress.mix.access import owned_read, owned_value
 from spfemu.stress.mix.model import (
     UNITS,
     Area,
-    UnitWord,
     Wrong,
     access_result,
     expect,
-    model_unit,
     set_unit_value,
     stress_wrong,
     unit_address,
-    unit_value,
 )
 from spfemu.workloads.common import random_below
 
@@ -36,6 +33,11 @@ REFUSED = -int(Errno.ENOMEM)
 def fork_call(cpu: int, area: int) -> int:
     """Fork; the child sees what the parent had and keeps its writes to itself."""
     parent = load(cpu + CPU.mm)
+    if area == Area.SERVED:
+        # the monitor does not serve the child, so nothing is to be missing
+        result = read_all(cpu, area)
+        if result != 0:
+            return result
     child = sys_fork(cpu)
     if child == REFUSED:
         return 0
@@ -107,9 +109,7 @@ def check_notifier(cpu: int, area: int, unit: int, subscription: int) -> int:
         return 0
     if result != 0:
         return stress_wrong(cpu, Wrong.NOTIFIER, address, 0, result)
-    if value == 0 and load(model_unit(cpu, area, unit) + UnitWord.WEAK):
-        return 0
-    return expect(cpu, Wrong.NOTIFIER, address, unit_value(cpu, area, unit), value)
+    return owned_value(cpu, area, unit, Wrong.NOTIFIER, value)
 
 
 @kernel
