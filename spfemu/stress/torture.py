@@ -58,6 +58,8 @@ KTHREADS = ((), (), (), ("--swap", str(LEAST_SWAP)), ("--khugepaged",))
 FINE: frozenset[int] = frozenset({ExitCode.OK, ExitCode.INCONCLUSIVE})
 BEFORE_MAIN: frozenset[int] = frozenset({-signal.SIGINT, -signal.SIGTERM})
 """Python itself is still starting, and may say where, or has ended."""
+NO_PYTHON = "Fatal Python error: init_"
+"""So it says, with status 1, if it is interrupted before it has started so far."""
 PHASES = (STARTING, SET_UP, KERNEL, ENDING, GONE)
 PROBES = "spfemu probe"
 """Processes that look at the machine, not at the kernel."""
@@ -286,7 +288,9 @@ def _send(
 def _judge(verdict: Verdict, output: str, folder: Path) -> list[str]:
     """Say what of the end is not as promised."""
     trial, status = verdict.trial, verdict.status
-    faults = []
+    faults: list[str] = []
+    if _no_python(verdict):
+        return faults
     if status not in _allowed(verdict):
         faults.append(f"it ended with status {status}")
     if "Traceback" in verdict.errors + output and status not in BEFORE_MAIN:
@@ -312,6 +316,14 @@ def _judge(verdict: Verdict, output: str, folder: Path) -> list[str]:
     elif status in FINE:
         faults.append("there is no report")
     return faults
+
+
+def _no_python(verdict: Verdict) -> bool:
+    """Tell whether Ctrl-C came before there was a Python to handle it."""
+    hit = verdict.hit
+    interrupted = hit is not None and hit.phase == STARTING
+    interrupted &= verdict.trial.number == signal.SIGINT and verdict.trial.victim == "parent"
+    return interrupted and verdict.status == 1 and verdict.errors.startswith(NO_PYTHON)
 
 
 def _partial(report: bytes, command: str) -> Partial | None:

@@ -39,6 +39,7 @@ PAUSED = Trial(1, ("run", "pft"), "child", signal.SIGSTOP, pause=0.1)
 INTERRUPTED = Trial(1, ("run",), "parent", signal.SIGINT)
 WORKER = Hit(77, "worker 0", KERNEL)
 AT_THE_END = dataclasses.replace(WORKER, phase=ENDING)
+AT_THE_START = dataclasses.replace(WORKER, phase=STARTING)
 DIED = "spfemu: worker 0 (pid 77) was killed by SIGKILL; it held no lock\n"
 
 
@@ -72,6 +73,11 @@ DIED = "spfemu: worker 0 (pid 77) was killed by SIGKILL; it held no lock\n"
         (INTERRUPTED, WORKER, -signal.SIGKILL, "", ["it ended with status -9"]),
         (INTERRUPTED, WORKER, -signal.SIGINT, "", ["it ended with status -2"]),
         (INTERRUPTED, AT_THE_END, -signal.SIGINT, "", []),
+        (INTERRUPTED, AT_THE_START, 1, f"{torture.NO_PYTHON}import_site: Traceback", []),
+        (
+            *(INTERRUPTED, WORKER, 1, f"{torture.NO_PYTHON}import_site: Traceback"),
+            ["it ended with status 1", "there is a traceback"],
+        ),
     ],
 )  # fmt: skip
 def test_what_is_not_as_promised_is_noticed(tmp_path, trial, hit, status, errors, faults):
