@@ -77,7 +77,12 @@ def owned_call(cpu: int, area: int) -> int:
 def changing_call(cpu: int, area: int, kind: int, first: int, last: int) -> int:
     """Do a call whose model is that of its area alone."""
     if area == Area.SERVED and (kind <= 10 or 14 <= kind <= 15 or 24 <= kind <= 25):
-        return served_call(cpu, first, last)
+        result = served_call(cpu, first, last)
+        # what has been protected by that stays so
+        for _ in range(random_below(cpu, 2) * 2):
+            if result == 0:
+                result = owned_mprotect(cpu, area, first, last)
+        return result
     if kind <= 12:
         return owned_mmap(cpu, area, first, last)
     if kind <= 15:
