@@ -23,6 +23,7 @@ from spfemu.stress.mix.model import (
     AreaWord,
     UnitWord,
     Wrong,
+    advice_result,
     any_mapped,
     area_call_begin,
     area_call_end,
@@ -57,7 +58,7 @@ def owned_call(cpu: int, area: int) -> int:
     last = first + 1 + random_below(cpu, UNITS - first)
     kind = random_below(cpu, 32)
     if kind == 0:
-        return fork_call(cpu, area)
+        return fork_call(cpu, area, first, last)
     if kind == 1:
         return notifier_call(cpu, area)
     if kind <= 3:
@@ -171,15 +172,6 @@ def owned_mprotect(cpu: int, area: int, first: int, last: int) -> int:
         store(model_unit(cpu, area, unit) + UnitWord.RIGHTS, rights)
         unit += 1
     return expect(cpu, Wrong.CALL, address, 0 if unit == last else -Errno.ENOMEM, result)
-
-
-@kernel
-def advice_result(cpu: int, area: int, first: int, last: int) -> int:
-    """What advice about units must return: holes are passed over and told of."""
-    for unit in range(first, last):
-        if unit_rights(cpu, area, unit) < 0:
-            return -Errno.ENOMEM
-    return 0
 
 
 @kernel

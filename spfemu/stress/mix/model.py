@@ -371,6 +371,15 @@ def any_mapped(cpu: int, area: int, first: int, last: int) -> int:
     return 0
 
 
+@kernel
+def advice_result(cpu: int, area: int, first: int, last: int) -> int:
+    """What advice about units must return: holes are passed over and told of."""
+    for unit in range(first, last):
+        if unit_rights(cpu, area, unit) < 0:
+            return -Errno.ENOMEM
+    return 0
+
+
 # Monitors
 
 
