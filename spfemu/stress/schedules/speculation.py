@@ -2,7 +2,7 @@
 """One speculative fault and one writer that comes in just the wrong moment."""
 
 from spfemu.engines.script import after, before, waits
-from spfemu.layout import PAGE_SIZE
+from spfemu.layout import FILE, PAGE_SIZE
 from spfemu.mm.flags import Errno, Madv, Map, Prot
 from spfemu.mm.irq import CpuState
 from spfemu.mm.vma import SlabState
@@ -40,6 +40,20 @@ def write_in_the_gate_beside_munmap(process: Process, seed: int) -> None:
         a.runs_to_end(letting=[b])
         b.runs_to_end(letting=[a])
     expect("a read of what was unmapped", process.call("read", PAGE), (-EFAULT, 0))
+
+
+@schedule(CONFIG_MMU_GATHER_RCU_TABLE_FREE=0)
+def gate_behind_a_munmap(process: Process, seed: int) -> None:
+    """A fault is on its way from the walk to the gate while the tables that it found are freed."""
+    process.map(ELSEWHERE, 4)
+    process.write(ELSEWHERE, 1)
+    with Threads(process) as threads:
+        a = threads.thread("A", "write", ELSEWHERE + PAGE_SIZE, 7)
+        a.runs_until(before("pte_map_lock_speculative"))
+        finish_beside(process, threads.thread("B", "munmap", ELSEWHERE, 4 << 12))
+        expect("the write", a.runs_to_end(), -EFAULT)
+    # a check behind this one has read an entry of a table that was free by then
+    expect("why the fault gave up", process.aborts(), {"PTE_MAP_LOCK_SEQ1": 1})
 
 
 @schedule()
@@ -196,6 +210,23 @@ def copy_of_a_vma_beside_munmap(process: Process, seed: int) -> None:
         state = SlabState(int(vmas["slab_state"][index]))
         expect("the VMA being copied", state.name, SlabState.RCU_PENDING.name)
         expect("the write", a.runs_to_end(), -EFAULT)
+
+
+@schedule()
+def read_of_a_file_beside_munmap(process: Process, seed: int) -> None:
+    """A fault has copied the VMA of a file that nobody else has open when that is unmapped."""
+    file = process.file(4)
+    process.map(AREA, 16)
+    process.write(AREA, 1)
+    process.map_file(ELSEWHERE, file, 4, int(Map.PRIVATE))
+    assert process.call("close", file) == 0
+    with Threads(process) as threads:
+        a = threads.thread("A", "read", ELSEWHERE)
+        b = threads.thread("B", "munmap", ELSEWHERE, 4 << 12)
+        a.runs_until(after("copy_pvma"))
+        b.runs_to_end(letting=[a])
+        expect("references to the file", process.segment.word(file + FILE.f_count), 1)
+        expect("the read", a.runs_to_end(), (-EFAULT, 0))
 
 
 @schedule(CONFIG_LINUX_VERSION=0x50C)
