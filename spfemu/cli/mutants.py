@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,9 +12,10 @@ from spfemu.cli.progress import progress
 from spfemu.errors import ExitCode
 
 if TYPE_CHECKING:
+    from spfemu.results import Partial
     from spfemu.stress.matrix import Row
 
-SCHEMA = "spfemu-mutants-1"
+SCHEMA = "spfemu-mutants-2"
 
 
 @click.command("mutants", short_help="Break the kernel in known ways; see what is found.")
@@ -46,39 +46,39 @@ def command(ctx: click.Context, /, names: tuple[str, ...], **given: Any) -> None
       spfemu mutants ./my_mutant.py
     """
     output.check_writable([given["json_path"]])
+    from spfemu.measure.run import keep_finished
     from spfemu.stress import matrix, mutant
 
     chosen = mutant.choose(names)
     rows: list[Row] = []
-    interrupted = True
-    with contextlib.suppress(KeyboardInterrupt), progress(quiet=given["quiet"]) as show:
+    with keep_finished(rows) as ended, progress(quiet=given["quiet"]) as show:
         for number, one in enumerate(chosen):
             show(f"{one.name}, {len(chosen) - number} left", number / len(chosen))
             rows.append(matrix.try_mutant(one, given["seconds"]))
-        interrupted = False
-    _print(rows, given["json_path"], interrupted=interrupted)
+    partial = ended()
+    _print(rows, given["json_path"], partial)
     if any(row.unexpected for row in rows):
         ctx.exit(ExitCode.VIOLATION)
-    ctx.exit(ExitCode.INTERRUPTED if interrupted else ExitCode.OK)
+    ctx.exit(ExitCode.OK if partial is None else partial.status)
 
 
-def _print(rows: list[Row], json_path: str | None, *, interrupted: bool) -> None:
+def _print(rows: list[Row], json_path: str | None, partial: Partial | None) -> None:
     from spfemu.report.kills import print_kills
 
     if json_path != output.STDOUT:
         print_kills(rows)
-    if interrupted:
-        click.echo(f"interrupted: {len(rows)} were tried", err=True)
+    if partial is not None:
+        output.problems([f"spfemu: {partial.reason}; {len(rows)} mutants were tried"])
     if json_path is not None:
-        _write_json(json_path, rows, interrupted=interrupted)
+        _write_json(json_path, rows, partial)
 
 
-def _write_json(path: str, rows: list[Row], *, interrupted: bool) -> None:
+def _write_json(path: str, rows: list[Row], partial: Partial | None) -> None:
     import msgspec
 
     document = {
         "schema": SCHEMA,
-        "partial": interrupted,
+        "partial": partial,
         "mutants": [_fields(row) for row in rows],
     }
     content = msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"

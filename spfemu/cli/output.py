@@ -32,10 +32,15 @@ def check_writable(paths: Iterable[str | Path | None]) -> None:
 
     Nothing is created or changed.
     """
+    files: set[Path] = set()
     for given in paths:
         if given is None or str(given) == STDOUT:
             continue
         path = Path(given)
+        if path.is_file() or not path.exists():
+            if path.resolve() in files:
+                raise UsageError(f"cannot write {path} twice: name a file for each output")
+            files.add(path.resolve())
         if path.is_dir():
             raise UsageError(f"cannot write {path}: it is a directory; name a file")
         if path.exists():

@@ -100,6 +100,8 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     An override is code and runs as such.  A report names the overrides that it was made with;
     --replay does not load them, they have to be given again.
     """
+    if given["report_path"] == output.STDOUT:
+        raise UsageError("--report needs a file: '-' is for --json")
     output.check_writable([given["json_path"], given["report_path"]])
     printer = output.Printer(given["json_path"], quiet=given["quiet"])
     plans = _replayed(ctx, given) if given["replay_path"] else _plans(given)

@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 from spfemu.errors import nearest
 
 SEED_MAX = (1 << 62) - 1
+SECONDS_MAX = 7 * 24 * 3600
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _SECONDS = {"": 1.0, "s": 1.0, "ms": 1e-3, "m": 60.0, "min": 60.0}
 
@@ -61,7 +62,10 @@ class Seconds(_Parsed):
         match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*(|s|ms|m|min)", text.strip())
         if not match:
             raise ValueError(f"'{text}' is no time: write 2, 0.5, 200ms or 1min")
-        return float(match[1]) * _SECONDS[match[2]]
+        seconds = float(match[1]) * _SECONDS[match[2]]
+        if seconds > SECONDS_MAX:
+            raise ValueError(f"'{text}' is more than a week")
+        return seconds
 
 
 class Seed(_Parsed):

@@ -18,7 +18,7 @@ from spfemu import results
 from spfemu.checks import check_segment
 from spfemu.errors import UsageError, WorkerDiedError, WorkerKilledError
 from spfemu.events import ABORT_REASONS, VMA_LOCK_ABORT_REASONS, Event
-from spfemu.measure.plan import Plan, quiet
+from spfemu.measure.plan import Plan, in_range, quiet
 from spfemu.measure.probe import cycles_per_second
 from spfemu.measure.run import Prepared, Segments, keep_finished, prepare
 from spfemu.measure.workers import WATCH_PERIOD, Workers
@@ -36,6 +36,7 @@ HANG_SECONDS = 20.0
 SWAP = 16 << 20
 NODES = 2
 SEED_BITS = 48
+SEED_MAX = (1 << 63) - 1
 
 _LOST = frozenset({
     *("ODD", "VMA_COPY", "PTE_MAP_LOCK_SEQ1", "PTE_MAP_LOCK_PMD", "PTE_MAP_LOCK_PTL"),
@@ -64,10 +65,13 @@ class HuntPlan:
     delays: bool = True
     hang_seconds: float = HANG_SECONDS
     table_free: str = "rcu"
+    repeat: bool = False
+    """All rounds have the same seed, so do the same operations."""
 
     def __post_init__(self) -> None:
         if self.seconds <= 0:
             raise UsageError(f"seconds must be more than 0, not {self.seconds:g}")
+        in_range("seed", self.seed, 0, SEED_MAX)
         if self.protocol == "bare":
             raise UsageError(
                 "protocol bare takes no lock and keeps no promise: there is nothing to hunt for"
@@ -144,7 +148,7 @@ def hunt(plan: HuntPlan, show: Show = quiet) -> HuntResult:
     finished: list[int] = []
     with keep_finished(finished) as ended, contextlib.closing(segments):
         while result.violation is None and time.monotonic() - started < plan.seconds:
-            seed = plan.seed + result.rounds
+            seed = plan.seed + (0 if plan.repeat else result.rounds)
             left = plan.seconds - (time.monotonic() - started)
             show(_progress(result, left), 1 - left / plan.seconds)
             result.violation = run_round(plan, prepared, segments, seed, result, left)

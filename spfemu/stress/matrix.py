@@ -94,6 +94,8 @@ def by_stress(mutant: Mutant, seconds: float) -> Kill | None:
     try:
         result = hunt(plan)
     except KernelSourceError:
+        if mutant.schedule is None:
+            raise  # nobody has compiled it before: there is a mistake in it
         # the mix does not come to what is broken
         return None
     if result.partial is not None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from spfemu.engines.source import KernelSourceError
+from spfemu.errors import UsageError, nearest
 from spfemu.measure import build
 from spfemu.stress.promises import Promise
 
@@ -125,11 +126,20 @@ def choose(names: Iterable[str]) -> list[Mutant]:
 
     Raises UsageError that suggests the nearest, or says what is wrong with a file.
     """
+    from spfemu.stress.schedules import schedules
+
     known = mutants()
     chosen = []
     for name in names:
         if name.endswith(".py"):
-            chosen.append(load(Path(name)))
+            own = load(Path(name))
+            if own.schedule is not None and own.schedule not in schedules():
+                hint = nearest(own.schedule, schedules())
+                raise UsageError(f"{name}: no schedule '{own.schedule}'{hint}")
+            chosen.append(own)
+        elif name in known:
+            chosen.append(known[name])
         else:
-            chosen.append(known[build.choose("mutant", name, known)])
+            hint = nearest(name, known)
+            raise UsageError(f"no mutant '{name}'{hint} ('spfemu list mutants' names all)")
     return chosen or list(known.values())

@@ -131,7 +131,10 @@ def _json(value: msgspec.Struct) -> bytes:
 
 
 def _sha256(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot read the override: {error.strerror}") from error
 
 
 def read(path: str, overrides: tuple[str, ...], seconds: float) -> HuntPlan:
@@ -163,6 +166,7 @@ def read(path: str, overrides: tuple[str, ...], seconds: float) -> HuntPlan:
         report.seed,
         overrides,
         report.delays,
+        repeat=True,
     )
 
 
@@ -190,9 +194,10 @@ def text(result: HuntResult) -> str:
         lines = [found.history, f"{found.promise.name}, seen by: {found.check}", str(found)]
     rate = result.operations / result.seconds if result.seconds else 0.0
     verdict = "no promise broken" if found is None else "a promise broken"
+    rounds = f"{result.rounds:,} round{'' if result.rounds == 1 else 's'}"
     lines.append(
-        f"{result.protocol}: {verdict} in {result.operations:,} operations, {result.rounds:,} "
-        f"rounds, {result.seconds:.1f} s ({rate:,.0f} operations/s)"
+        f"{result.protocol}: {verdict} in {result.operations:,} operations, {rounds}, "
+        f"{result.seconds:.1f} s ({rate:,.0f} operations/s)"
     )
     if result.copies:
         lines.append(

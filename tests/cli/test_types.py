@@ -40,6 +40,11 @@ def test_seconds(text, seconds):
     assert convert(types.Seconds(), text) == pytest.approx(seconds)
 
 
+def test_more_seconds_than_any_clock_takes_are_refused():
+    with pytest.raises(click.BadParameter, match="is more than a week"):
+        convert(types.Seconds(), "9" * 400)
+
+
 @pytest.mark.parametrize("text", ["", "two", "-1", "1h", "nan", "inf"])
 def test_what_is_no_time_is_refused(text):
     with pytest.raises(click.BadParameter, match="is no time"):

@@ -13,6 +13,13 @@ from spfemu.stress.history import HistoryTexts, read_history
 from spfemu.stress.oracles import history
 
 NAMES = ["worker 0", "worker 1"]
+FAILING = """
+from spfemu.kernel import kernel
+
+@kernel
+def workload_op(cpu: int) -> int:
+    return -7
+"""
 LENGTH = 4 * PAGE_SIZE
 
 
@@ -101,3 +108,21 @@ def test_a_broken_promise_stops_it(engine, segment):
     segment.stress["frozen"] = 1
     map_and_write(engine, segment, segment.cpu(0))
     assert read_history(segment, engine.sites) == before
+
+
+@pytest.mark.parametrize("make_engine", [NativeEngine, StepEngine])
+def test_histories_end_when_an_operation_fails(own_cache, make_engine, segment, tmp_path):
+    """Else the others would go on for so long that the table does not show who failed."""
+    override = tmp_path / "failing.py"
+    override.write_text(FAILING)
+    engine = make_engine(compose("mixed", "spf", oracles=[history], overrides=[str(override)]))
+    for cpu in (0, 1):
+        engine.call("cpu_online", segment.cpu(cpu))
+    assert engine.call("worker_operation", segment.cpu(0)) == -7
+    map_and_write(engine, segment, segment.cpu(1))
+
+    steps = read_history(segment, engine.sites)
+
+    texts = HistoryTexts(engine.program, segment)
+    assert texts.step(steps[-1]).endswith("returns -7")
+    assert steps[-1].cpu == 0

@@ -129,6 +129,75 @@ def test_a_report_repeats_the_round_and_loads_no_override_by_itself(override, tm
     assert plan.seed == json.loads(found.read_text())["violation"]["round_seed"]
 
 
+def test_a_replay_does_the_operations_of_one_round_again_and_again(monkeypatch):
+    seeds = []
+
+    def run_round(_plan, _prepared, _segments, seed, _result, _left):
+        seeds.append(seed)
+        return Violation(Promise.DATA, "check", "It is wrong.") if len(seeds) == 3 else None
+
+    monkeypatch.setattr(hunts, "prepare", lambda _plan, _show: None)
+    monkeypatch.setattr(hunts, "run_round", run_round)
+
+    assert hunt(HuntPlan(seed=5, seconds=60.0, repeat=True)).round_seed == 5
+    assert seeds == [5, 5, 5]
+
+
+def written_report(path, **changed):
+    """Write a report that a hunt without overrides could have written, but for what is changed."""
+    plan = HuntPlan("classic", seed=5)
+    violation = Violation(Promise.DATA, "check", "It is wrong.")
+    result = hunts.HuntResult("classic", 5, violation=violation, round_seed=7)
+    document = json.loads(report.encode_found(plan, result))
+    path.write_text(json.dumps(document | changed))
+    return str(path)
+
+
+def test_a_report_is_read_as_a_plan_that_repeats_its_round(tmp_path):
+    path = written_report(tmp_path / "x.json")
+
+    assert report.read(path, (), 2.0) == HuntPlan("classic", seconds=2.0, seed=7, repeat=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "error"),
+    [
+        ({"seed": -1}, "seed must be from 0"),
+        ({"seed": 1 << 80}, "seed must be from 0"),
+        ({"workers": 10**9}, "workers must be from 1"),
+        ({"writers": -1}, "writers must be from 0"),
+        ({"protocol": "bare"}, "nothing to hunt for"),
+        ({"protocol": "all"}, "no protocol 'all'"),
+        ({"layout_hash": 1}, "another version of spfemu"),
+        ({"schema": "x"}, "its schema is 'x'"),
+        ({"overrides": [{"file": "x.py", "sha256": "", "functions": []}]}, "--override x.py"),
+    ],
+)
+def test_reports_that_somebody_has_changed_are_refused(tmp_path, changed, error):
+    with pytest.raises(UsageError, match=error):
+        report.read(written_report(tmp_path / "x.json", **changed), (), 1.0)
+
+
+def test_an_override_that_is_not_there_is_named_by_a_replay(tmp_path):
+    path = written_report(tmp_path / "x.json")
+    with pytest.raises(UsageError, match=r"nosuch.py: cannot read the override: No such file"):
+        report.read(path, ("nosuch.py",), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--report", "-"], "--report needs a file"),
+        (["--report", "x", "--json", "./x"], "cannot write x twice"),
+    ],
+)
+def test_outputs_that_contradict_each_other_are_refused(arguments, error):
+    answer = CliRunner().invoke(cli, ["stress", *arguments])
+
+    assert answer.exit_code == ExitCode.USAGE
+    assert error in answer.stderr
+
+
 def test_what_is_no_report_is_refused(tmp_path):
     path = tmp_path / "x.json"
     for text in (b"", b"{", b'{"schema": 1}', b"\xff\xfe"):

@@ -10,11 +10,12 @@ import os
 import signal
 
 import pytest
+from click.testing import CliRunner
 
 from spfemu.cli.app import cli
 from spfemu.engines.source import KernelSourceError
 from spfemu.engines.stepped import StepEngine
-from spfemu.errors import UsageError
+from spfemu.errors import UsageError, WorkerKilledError
 from spfemu.measure.build import reachable
 from spfemu.stress import matrix
 from spfemu.stress.isolation import DiedError, in_child
@@ -169,6 +170,49 @@ def test_files_that_are_no_mutants_are_refused(harmless, old, new, error):
 def test_unknown_names_are_refused_with_the_nearest():
     with pytest.raises(UsageError, match="no mutant 'no_seq3'; did you mean 'no_seq2'"):
         choose(["no_seq3"])
+    with pytest.raises(UsageError, match=r"no mutant 'x' \('spfemu list mutants' names all\)"):
+        choose(["x"])
+
+
+def test_an_unknown_schedule_is_refused_with_the_nearest(harmless):
+    harmless.write_text(HARMLESS.replace("munmap", "munmop"))
+    with pytest.raises(UsageError, match=r"no schedule '.*munmop'; did you mean '.*munmap'"):
+        choose([str(harmless)])
+
+
+def test_a_mutant_that_only_hunts_compile_is_refused_for_its_mistakes(harmless):
+    text = HARMLESS.replace("SCHEDULE", "ELSEWHERE").replace("return proceed", "return nowhere")
+    harmless.write_text(text)
+    with pytest.raises(KernelSourceError, match="never calls proceed"):
+        try_mutant(load(harmless), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(KeyboardInterrupt(), 130), (WorkerKilledError("worker 0 was killed"), 5)],
+)
+def test_mutants_that_were_tried_are_kept_when_something_ends_the_command(
+    harmless, monkeypatch, tmp_path, error, status
+):
+    tried = []
+
+    def detect(mutant, _seconds):
+        if tried:
+            raise error
+        tried.append(mutant)
+        return Kill("a check", 0.5)
+
+    monkeypatch.setattr(matrix, "DETECTORS", {"schedule": detect})
+    path = tmp_path / "kills.json"
+
+    answer = CliRunner().invoke(cli, ["mutants", "no_seq2", str(harmless), "--json", str(path)])
+
+    assert answer.exit_code == status
+    reason = str(error) or "interrupted"
+    assert answer.stderr == f"spfemu: {reason}; 1 mutants were tried\n"
+    document = json.loads(path.read_text())
+    assert [one["name"] for one in document["mutants"]] == ["no_seq2"]
+    assert document["partial"] == {"status": status, "reason": reason}
 
 
 def test_work_in_a_child_comes_back_or_says_why():

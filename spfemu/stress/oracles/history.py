@@ -23,6 +23,16 @@ def trace_return(site: int, result: int) -> None:
     proceed(site, result)
 
 
+@around
+def worker_operation(cpu: int) -> int:
+    """Keep what led to a failure: the others go on until the parent stops them."""
+    result: int = proceed(cpu)
+    if result < 0:
+        # as where an oracle sees a promise broken
+        smp_store_release(load(load(cpu + CPU.stress) + STRESS_CPU.stress) + STRESS.frozen, 1)
+    return result
+
+
 @kernel
 def note_step(site: int, word: int) -> None:
     """Write an entry to this CPU's history, over the oldest one."""
