@@ -81,10 +81,13 @@ class HistoryTexts:
         A call with nothing until its return is one line: ``page_address(cpu0, ...) = frame[5]``.
         """
         end = steps[-1].time if steps else 0
+        lowest: dict[int, int] = {}
+        for step in steps:
+            lowest[step.cpu] = min(step.depth, lowest.get(step.cpu, step.depth))
         rows: list[tuple[str, int, str]] = []
         called: Step | None = None  # what the last row shows
         for step in steps:
-            text = " " * step.depth + self.step(step)
+            text = " " * (step.depth - lowest[step.cpu]) + self.step(step)
             if called is not None and _ends(step, called):
                 text = rows.pop()[2] + self._result(step)
             rows.append((str(step.time - end), step.cpu, text))

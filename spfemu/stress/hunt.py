@@ -127,7 +127,9 @@ class HuntResult:
     @property
     def too_weak(self) -> str | None:
         """Why a hunt that found nothing proves nothing, or None."""
-        if self.copies and not self.torn and self.violation is None:
+        if self.violation is not None:
+            return None
+        if self.copies and not self.torn:
             return f"no copy of {self.copies:,} was torn: the races that count did not happen"
         if not self.operations:
             return "nothing was done"

@@ -104,12 +104,17 @@ def _of_death(segment: Segment, plan: Plan, error: WorkerDiedError) -> Violation
     if isinstance(error, StuckError):
         return Violation(Promise.PROGRESS, f"watchdog: {error.kind}", f"{error}.")
     if isinstance(error, WorkerHangsError):
-        return Violation(Promise.PROGRESS, "watchdog", f"A {error}.")
+        return Violation(Promise.PROGRESS, "watchdog", _sentence(error))
     if error.bug is not None:
         bug = Bug(error.bug)
         promise = OF_BUG.get(bug, Promise.ACCOUNTING)
-        return Violation(promise, f"assertion {bug.name}", f"A {error}.")
-    return Violation(Promise.USE_AFTER_FREE, "death of a worker", f"A {error}.")
+        return Violation(promise, f"assertion {bug.name}", _sentence(error))
+    return Violation(Promise.USE_AFTER_FREE, "death of a worker", _sentence(error))
+
+
+def _sentence(error: WorkerDiedError) -> str:
+    text = str(error)
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def of_panic(segment: Segment, code: int) -> Violation:

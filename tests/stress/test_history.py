@@ -110,6 +110,16 @@ def test_a_broken_promise_stops_it(engine, segment):
     assert read_history(segment, engine.sites) == before
 
 
+def test_the_table_is_indented_from_the_outermost_of_its_calls(engine, segment):
+    engine.call("cpu_online", segment.cpu(0))
+    map_and_write(engine, segment, segment.cpu(0))
+    steps = [step for step in read_history(segment, engine.sites) if step.depth >= 3]
+    head, *lines = HistoryTexts(engine.program, segment).table(steps, NAMES).splitlines()
+
+    indents = {len(line) - len(line[head.index("worker 0") :].lstrip()) for line in lines}
+    assert min(indents) == head.index("worker 0")
+
+
 @pytest.mark.parametrize("make_engine", [NativeEngine, StepEngine])
 def test_histories_end_when_an_operation_fails(own_cache, make_engine, segment, tmp_path):
     """Else the others would go on for so long that the table does not show who failed."""

@@ -213,6 +213,16 @@ def test_a_hunt_without_torn_copies_is_too_weak():
     assert dataclasses.replace(result, torn=1).too_weak is None
 
 
+@pytest.mark.parametrize("operations", [0, 10])
+def test_a_hunt_that_found_something_is_not_too_weak(operations):
+    found = Violation(Promise.DATA, "check", "It is wrong.")
+
+    assert hunts.HuntResult("spf", 1, copies=5, operations=operations).too_weak
+    result = hunts.HuntResult("spf", 1, copies=5, operations=operations, violation=found)
+
+    assert result.too_weak is None
+
+
 def test_bare_is_refused():
     with pytest.raises(UsageError, match="keeps no promise"):
         HuntPlan("bare")

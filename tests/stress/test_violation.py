@@ -9,10 +9,12 @@ import pytest
 from spfemu.engines.plain import KernelPanic, PlainEngine
 from spfemu.engines.source import KernelSourceError
 from spfemu.engines.stepped import StepEngine
+from spfemu.errors import WorkerDiedError
 from spfemu.layout import SYSTEM
 from spfemu.measure.build import compose
 from spfemu.mm.bug import Bug
 from spfemu.segment import Geometry, Segment
+from spfemu.stress import verdict
 from spfemu.stress.promises import Promise
 
 ORACLE = """
@@ -100,3 +102,13 @@ def test_promises_say_what_they_are_and_what_their_break_means():
         assert promise.promise.endswith(".")
         assert promise.broken.endswith(".")
         assert promise.__doc__ == f"{promise.promise}  {promise.broken}"
+
+
+def test_the_death_of_a_worker_is_told_as_a_sentence(segment, monkeypatch):
+    monkeypatch.setattr(verdict, "recent_history", lambda _segment, _prepared: "")
+    prepared = types.SimpleNamespace(plan=None)
+    error = WorkerDiedError("worker 0 (pid 7) was killed by SIGSEGV")
+
+    found = verdict.of_death(segment, prepared, error)
+
+    assert found.what == "Worker 0 (pid 7) was killed by SIGSEGV."
