@@ -4,6 +4,7 @@
 import pytest
 
 from spfemu.engines.native import NativeEngine
+from spfemu.engines.plain import KernelPanic, PlainEngine
 from spfemu.engines.stepped import StepEngine
 from spfemu.layout import HISTORY_ENTRIES, PAGE_SIZE
 from spfemu.measure.build import compose
@@ -136,3 +137,14 @@ def test_histories_end_when_an_operation_fails(own_cache, make_engine, segment, 
     texts = HistoryTexts(engine.program, segment)
     assert texts.step(steps[-1]).endswith("returns -7")
     assert steps[-1].cpu == 0
+
+
+@pytest.mark.parametrize("make_engine", [PlainEngine, StepEngine])
+def test_histories_end_when_an_assertion_fails(own_cache, make_engine, segment):
+    config = {"CONFIG_DEBUG_VM": 1}
+    engine = make_engine(compose("mixed", "spf", oracles=[history], config=config))
+    engine.call("cpu_online", segment.cpu(0))
+    assert segment.stress["frozen"] == 0
+    with pytest.raises(KernelPanic):
+        engine.call("fput", segment.cpu(0), segment.address["files"])
+    assert segment.stress["frozen"] == 1

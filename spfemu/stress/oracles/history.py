@@ -4,7 +4,7 @@
 It checks nothing; `spfemu.stress.history` shows it.  Give it as the first of the oracles.
 """
 
-from spfemu.kernel import around, kernel, proceed
+from spfemu.kernel import around, kernel, proceed, slowpath
 from spfemu.layout import CPU, HISTORY_ENTRIES, HISTORY_WORDS, STRESS, STRESS_CPU, WORD
 from spfemu.primitives import load, read_cycles, smp_store_release, store, this_cpu
 
@@ -28,9 +28,22 @@ def worker_operation(cpu: int) -> int:
     """Keep what led to a failure: the others go on until the parent stops them."""
     result: int = proceed(cpu)
     if result < 0:
-        # as where an oracle sees a promise broken
-        smp_store_release(load(load(cpu + CPU.stress) + STRESS_CPU.stress) + STRESS.frozen, 1)
+        freeze(cpu)
     return result
+
+
+@around
+def vm_bug_on(condition: int, code: int) -> None:
+    """Keep what led to an assertion that fails, as where an oracle sees a promise broken."""
+    if condition != 0 and this_cpu() != 0:
+        freeze(this_cpu())
+    proceed(condition, code)
+
+
+@slowpath
+def freeze(cpu: int) -> None:
+    """Let no CPU note any more."""
+    smp_store_release(load(load(cpu + CPU.stress) + STRESS_CPU.stress) + STRESS.frozen, 1)
 
 
 @kernel
