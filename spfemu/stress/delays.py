@@ -15,7 +15,8 @@ from spfemu.segment import Segment
 EPOCH_SECONDS = 3e-3
 SPIN_SECONDS = 200e-6
 SLEEP_SECONDS = 400e-6
-
+CALLERS = 2
+"""How many calls above what is overridden are in the focus."""
 
 RACED = (
     *("copy_pvma", "mmap_seq_read_check", "speculation_holds", "pte_map_lock_speculative"),
@@ -29,30 +30,37 @@ RACED = (
 
 
 def focus_sites(program: Program, sites: Sequence[Site]) -> list[int]:
-    """Return the sites of functions that overrides replace and of their callers.
+    """Return the sites of what overrides replace, of what that calls, and of its callers.
 
-    Without overrides, those in which races are decided anyway.  A quarter are those that copy VMAs,
-    again and again: a hunt that sees no torn copy proves little.
+    What is wrong with a step shows beside it: before and behind the calls that it makes, and where
+    its callers go on, as behind a check.  Without overrides, the sites at which races are decided
+    anyway.  A quarter are those that copy VMAs, again and again: a hunt that sees no torn copy
+    proves little.
     """
     functions = program.functions
-    names = {name for name, f in functions.items() if f.tree.name in RACED}
+    # by the names in the source: around what an oracle stands is there twice
+    called = {f.tree.name: set[str]() for f in functions.values()}
+    for function in functions.values():
+        called[function.tree.name] |= {functions[c].tree.name for c in function.calls}
+    names = set(RACED)
     if program.overridden:
-        names = set(program.overridden)
-        names |= {name for name, f in functions.items() if names & set(f.calls)}
-    found = _sites_in(names, sites)
-    copies = _sites_in({n for n, f in functions.items() if f.tree.name == "copy_pvma"}, sites)
-    if copies:
-        found = found[: FOCUS_MAX * 3 // 4]
-        found += copies * (1 + len(found) // 3 // len(copies))
-    return found
+        names = {functions[name].tree.name for name in program.overridden if name in functions}
+        inside = {name for each in names for name in called[each]}
+        for _ in range(CALLERS):
+            names |= {name for name, calls in called.items() if names & calls}
+        names |= inside
+    found = _sites_in(names, program, sites)
+    copies = _sites_in({"copy_pvma"}, program, sites)
+    return found + copies * (1 + len(found) // 3 // len(copies)) if copies else found
 
 
-def _sites_in(names: AbstractSet[str], sites: Sequence[Site]) -> list[int]:
-    """Return the sites in functions of these names, as the program has them, behind oracles."""
+def _sites_in(names: AbstractSet[str], program: Program, sites: Sequence[Site]) -> list[int]:
+    """Return the sites in functions that have these names in the source."""
     return [
         index
         for index, site in enumerate(sites)
-        if site.function in names and site.primitive not in ("enter", "return")
+        if program.functions[site.function].tree.name in names
+        and site.primitive not in ("enter", "return")
     ]
 
 
