@@ -140,6 +140,7 @@ def _follow_up(
     assert result.round_seed is not None
     output.write_file(given["report_path"], report.encode_found(plan, result))
     printer.note(f"wrote {given['report_path']}: spfemu stress --replay repeats the round")
+    printer.note(f"looking for the same in steps, for up to {STEPPING_SECONDS:g} s")
     with progress(quiet=given["quiet"]) as show:
         show(f"stepping, up to {STEPPING_SECONDS:g} s", None)
         small = replace(plan, workers=1, writers=1) if plan.writers else plan

@@ -28,6 +28,8 @@ OF_WRONG = {
     Wrong.DMA: Promise.DATA,
 }
 """The promise that the mix finds broken; those that are not here are OUTCOME."""
+OF_RESULTS = {Wrong.READ, Wrong.WRITE, Wrong.RACING_ACCESS, Wrong.CALL, Wrong.DMA}
+"""What is judged by the result of a call or access, not by contents."""
 OF_BUG = {
     Bug.SEQ_ODD_ON_ENTER: Promise.SEQUENCE,
     Bug.SEQ_ODD_ON_LEAVE: Promise.SEQUENCE,
@@ -147,8 +149,15 @@ def of_failure(segment: Segment, plan: Plan, index: int) -> Violation:
         what = f"On CPU {index}, a {role}, an operation failed with {name}."
         return Violation(Promise.OUTCOME, "stress mix", what)
     wrong = next(w for w in Wrong if w == code)
+    found, expected = (_value(wrong, int(cpu[word])) for word in ("found", "expected"))
     what = (
         f"On CPU {index}, a {role}, {wrong.text} at {int(cpu['failed_at']):#x}: "
-        f"{int(cpu['found'])} instead of {int(cpu['expected'])}."
+        f"{found} instead of {expected}."
     )
     return Violation(OF_WRONG.get(wrong, Promise.OUTCOME), f"stress mix: {wrong.name}", what)
+
+
+def _value(wrong: Wrong, value: int) -> str:
+    """Name an error where the mix has judged a result; contents are numbers."""
+    name = errno.errorcode.get(-value) if wrong in OF_RESULTS else None
+    return str(value) if name is None else f"-{name}"

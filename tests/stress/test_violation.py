@@ -12,9 +12,11 @@ from spfemu.engines.stepped import StepEngine
 from spfemu.errors import WorkerDiedError
 from spfemu.layout import SYSTEM
 from spfemu.measure.build import compose
+from spfemu.measure.plan import Plan
 from spfemu.mm.bug import Bug
 from spfemu.segment import Geometry, Segment
 from spfemu.stress import verdict
+from spfemu.stress.mix.model import Wrong
 from spfemu.stress.promises import Promise
 
 ORACLE = """
@@ -112,3 +114,18 @@ def test_the_death_of_a_worker_is_told_as_a_sentence(segment, monkeypatch):
     found = verdict.of_death(segment, prepared, error)
 
     assert found.what == "Worker 0 (pid 7) was killed by SIGSEGV."
+
+
+@pytest.mark.parametrize(
+    ("wrong", "found", "said"),
+    [(Wrong.READ, -14, "-EFAULT instead of 0"), (Wrong.VALUE, -14, "-14 instead of 0")],
+)
+def test_results_are_named_and_contents_are_numbers(segment, wrong, found, said):
+    segment.cpus["failed"][1] = wrong
+    segment.cpus["found"][1] = found
+    plan = Plan("mixed", workers=2)
+
+    broken = verdict.of_failure(segment, plan, 1)
+
+    assert broken.what.endswith(f"{said}.")
+    assert "On CPU 1, a worker" in broken.what
