@@ -7,6 +7,7 @@ A value that the machine does not offer is null, never zero.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
@@ -253,6 +254,23 @@ class Report(Record, frozen=True, kw_only=True):
 
 JSON_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What reading JSON may raise: it is none, it is no text, it is nested too deep."""
+JSON_MAX = 64 << 20
+"""Bytes of the largest file that is read as JSON; a device or a pipe may have no end."""
+
+
+def read_json(path: str | Path) -> bytes:
+    """Return the contents of a file that somebody else may have written.
+
+    Raises UsageError if it cannot be read or is larger than JSON_MAX.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(JSON_MAX + 1)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    if len(content) > JSON_MAX:
+        raise UsageError(f"{path} is larger than the {JSON_MAX >> 20} MiB that are read of JSON")
+    return content
 
 
 def encode(report: Report) -> bytes:

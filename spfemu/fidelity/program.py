@@ -19,7 +19,7 @@ from spfemu.fidelity.interpreter import Kind
 from spfemu.layout import PAGE_SIZE, WORD
 from spfemu.mm.flags import TASK_SIZE, Madv, Map, Mremap, Msync, Prot
 from spfemu.mm.map_type import MAP_TYPE
-from spfemu.results import JSON_ERRORS
+from spfemu.results import JSON_ERRORS, read_json
 
 FORMAT = "spfemu-program-1"
 _WRAP = 1 << 64
@@ -154,10 +154,7 @@ def _operation(line: _Line) -> Operation:
 
 def load(path: str | Path) -> list[Operation]:
     """Read a program; raises UsageError."""
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    content = read_json(path)
     try:
         file = msgspec.json.decode(content, type=_File)
     except JSON_ERRORS as error:

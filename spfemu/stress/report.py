@@ -12,9 +12,9 @@ from pathlib import Path
 
 import msgspec
 
-from spfemu.errors import ResourceError, UsageError
+from spfemu.errors import UsageError
 from spfemu.layout import layout_hash
-from spfemu.results import JSON_ERRORS, Override, Partial
+from spfemu.results import JSON_ERRORS, Override, Partial, read_json
 from spfemu.stress.hunt import HuntPlan, HuntResult
 from spfemu.stress.stepping import Reproduced
 
@@ -142,10 +142,9 @@ def read(path: str, overrides: tuple[str, ...], seconds: float) -> HuntPlan:
 
     `overrides` must be those that the report names, in their order and with the same contents.
     """
+    content = read_json(path)
     try:
-        report = msgspec.json.decode(Path(path).read_bytes(), type=Report)
-    except OSError as error:
-        raise ResourceError(f"cannot read {path}: {error.strerror}") from error
+        report = msgspec.json.decode(content, type=Report)
     except JSON_ERRORS as error:
         raise UsageError(f"{path} is no report of spfemu stress: {error}") from error
     if report.schema != REPORT_SCHEMA:

@@ -206,6 +206,11 @@ def test_what_is_no_report_is_refused(tmp_path):
             report.read(str(path), (), 1.0)
 
 
+def test_what_has_no_end_is_refused():
+    with pytest.raises(UsageError, match="/dev/zero is larger than"):
+        report.read("/dev/zero", (), 1.0)
+
+
 def test_a_hunt_without_torn_copies_is_too_weak():
     result = hunts.HuntResult("spf", 1, operations=10, copies=5)
 
