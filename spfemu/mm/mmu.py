@@ -23,6 +23,7 @@ from spfemu.mm.pgtable import (
     pte_offset,
     pud_offset,
 )
+from spfemu.mm.sched import cond_resched
 from spfemu.mm.vmstat import count_vm_event
 from spfemu.primitives import cmpxchg, load, read_once, store, write_once
 
@@ -82,6 +83,9 @@ def tlb_miss(cpu: int, address: int, need: int) -> int:
         if result != 0:
             return result
         entry = hardware_walk(cpu, address, need)
+        if entry == 0:
+            # between its faults a CPU is in user mode: it takes interrupts and reads by no RCU
+            cond_resched(cpu)
     vpn = address >> PAGE_SHIFT
     slot = cpu + CPU.tlb + (vpn & (TLB_ENTRIES - 1)) * (2 * WORD)
     store(slot, load(cpu + CPU.tlb_tag) | vpn)

@@ -30,7 +30,7 @@ from spfemu.mm.mm_struct import mmdrop, mmgrab
 from spfemu.mm.mmap_lock import release_fault_lock
 from spfemu.mm.pgtable import lookup_pte
 from spfemu.mm.rwsem_waiters import TaskWord, rwsem_arm_waiter
-from spfemu.mm.sched import cpu_sleep
+from spfemu.mm.sched import cond_resched, cpu_sleep
 from spfemu.mm.slab import slab_give, slab_take
 from spfemu.mm.spinlock import spin_lock, spin_unlock
 from spfemu.mm.vmstat import count_vm_event
@@ -115,8 +115,12 @@ def handle_userfault(cpu: int, vmf: int, reason: int) -> int:
     mm = load(vma + VMA.vm_mm)
     ctx = load(vma + VMA.vm_userfaultfd_ctx)
     if read_once(ctx + USERFAULTFD_CTX.released) != 0:
-        # whoever closes it waits for the lock of this fault; then the access is an ordinary one
-        return 0
+        # Whoever closes it waits for the lock of this fault; then the access is an ordinary one.
+        # Until then get_user_pages, which keeps the lock if a fault does, must not (6.15, "fix
+        # release hang over concurrent GUP").
+        release_fault_lock(cpu, vmf)
+        cond_resched(cpu)
+        return VmFault.RETRY
     userfaultfd_ctx_get(ctx)
     userfaultfd_queue(cpu, ctx, vmf, reason)
     must_wait = userfaultfd_must_wait(mm, load(vmf + VMF.address), reason)

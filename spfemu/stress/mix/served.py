@@ -5,8 +5,7 @@ The area's owner opens and closes the userfaultfd, registers units and protects 
 read by any CPU between two operations, without the area: its owner may be who waits.
 
 A monitor fills a page always with the same data or with the zero page, so it is known what a
-page holds that has been missing while it was served.  It wakes nobody if the page has been filled
-already: who has done that wakes those who waited, and a fault that comes later looks.
+page holds that has been missing while it was served.
 """
 
 from spfemu.kernel import kernel
@@ -109,12 +108,11 @@ def serve(cpu: int, ctx: int, address: int, flags: int) -> int:
             result = userfaultfd_writeprotect(cpu, ctx, address, PAGE_SIZE, 0)
         else:
             result = fill_unit(cpu, ctx, unit)
-    if result == -Errno.ENOENT:
-        # who waits finds out that it is not served any more, or waits again
+    if result == -Errno.ENOENT or result == -Errno.EEXIST:
+        # Who waits looks again: it is not served any more, or the page has come without a monitor,
+        # while what is mapped there now was not served yet.
         result = userfaultfd_wake(cpu, ctx, address, PAGE_SIZE)
-    if result == PAGE_SIZE or result == -Errno.EEXIST:
-        return 0
-    return expect(cpu, Wrong.CALL, address, 0, result)
+    return 0 if result == PAGE_SIZE else expect(cpu, Wrong.CALL, address, 0, result)
 
 
 @kernel

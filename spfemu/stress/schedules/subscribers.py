@@ -2,6 +2,7 @@
 """Subscribers to changes of mappings, and monitors of faults."""
 
 from spfemu.engines.script import after, before
+from spfemu.mm.flags import Madv
 from spfemu.mm.mcopy import UffdCopy
 from spfemu.segment import Geometry
 from spfemu.stress.schedules.process import Process, Threads
@@ -79,6 +80,21 @@ def a_page_is_filled_before_its_fault_waits(process: Served, seed: int) -> None:
         a.runs_until(before("userfaultfd_queue"))
         process.copies(PAGE)
         expect("the write", a.runs_to_end(), 0)
+
+
+@schedule(process=Served)
+def a_page_is_populated_while_its_monitor_goes(process: Served, seed: int) -> None:
+    """A monitor has begun to close its userfaultfd when missing pages are populated."""
+    process.map(AREA, 16)
+    process.serves(AREA, 16)
+    with Threads(process) as threads:
+        a = threads.thread("A", "advise", AREA, 2 << 12, int(Madv.POPULATE_WRITE))
+        b = threads.thread("B", "release", process.ctx)
+        b.runs_until(before("mmap_write_lock", inside="userfaultfd_release"))
+        a.runs_until(after("handle_userfault"))
+        b.runs_until(before("userfaultfd_modify_vma"))
+        expect("the populate", a.runs_to_end(letting=[b]), 0)
+        b.runs_to_end()
 
 
 @schedule(Geometry(nr_cpus=4), Served)
