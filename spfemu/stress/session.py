@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 from unittest import mock
@@ -148,12 +148,21 @@ def name_of(pid: int) -> str:
 
 
 def _segment_of(pid: int) -> int | None:
-    """Open the segment of a process, if it has one."""
+    """Open the segment that a process has made, if any: not one that a fork has given it."""
+    inherited = {entry.stat().st_ino for entry in _segments(os.getpid())}
     with contextlib.suppress(OSError):
-        for entry in Path(f"/proc/{pid}/fd").iterdir():
-            if str(entry.readlink()).startswith(_SEGMENT):
+        for entry in _segments(pid):
+            if entry.stat().st_ino not in inherited:
                 return os.open(entry, os.O_RDONLY | os.O_CLOEXEC)
     return None
+
+
+def _segments(pid: int) -> Iterator[Path]:
+    """Yield the descriptors of segments that a process has open."""
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            if str(entry.readlink()).startswith(_SEGMENT):
+                yield entry
 
 
 def _become(session: Session, folder: Path) -> None:

@@ -10,15 +10,24 @@ from collections import Counter
 import pytest
 
 from spfemu.errors import ExitCode
+from spfemu.segment import Geometry, Segment
 from spfemu.stress import session as sessions
 from spfemu.stress import torture
 from spfemu.stress.session import ENDING, GONE, KERNEL, STARTING, Session
 from spfemu.stress.torture import Hit, Trial, Verdict
 
-TRIALS = 12
+TRIALS = 6
 
 
-def test_commands_end_as_promised_whatever_gets_a_signal_in_the_kernel():
+@pytest.fixture
+def segment():
+    made = Segment.create(Geometry(nr_frames=64))
+    yield made
+    made.close()
+
+
+def test_commands_end_as_promised_whatever_gets_a_signal_in_the_kernel(segment):
+    """With a segment of this process's own, which is not to be taken for a command's."""
     seed = secrets.randbits(32)
     phases = Counter()
     for verdict in torture.torture(TRIALS, seed):
