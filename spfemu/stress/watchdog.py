@@ -12,7 +12,8 @@ abandoned lock
     A CPU waits for a lock whose holder has left its loop.
 lost wakeup
     A CPU sleeps on a futex word that says something else by now, or for a lock that is free, while
-    every other CPU has done something since or sleeps too: nobody is on the way to wake it.
+    every other CPU has done much since or really sleeps too: nobody is on the way to wake it, not
+    even one that has been woken itself and waits for a core.
 starvation
     One operation lasts while others have ended by the thousand, and its CPU has not been idle.
 livelock
@@ -52,6 +53,8 @@ DEADLOCK_SECONDS = 1.0
 UNSEEN_SECONDS = 10.0
 """The same for CPUs that leave no sign of running: their loops count nothing."""
 LOST_WAKEUP_SECONDS = 2.0
+LOST_WAKEUP_STEPS = 1000
+"""Steps of another CPU after which it has made the wake-ups that it owed before them."""
 STARVATION_SECONDS = 5.0
 STARVATION_OPERATIONS = 20_000
 STARVATION_STEPS = 10_000
@@ -168,7 +171,8 @@ class Watchdog:
             state = self.segment.cpus["state"]
             others = [i for i in range(self.plan.nr_cpus) if i != cpu]
             known = all(
-                moved[i] or own["sleep_on"][i] or state[i] != CpuState.RUNNING for i in others
+                moved[i] >= LOST_WAKEUP_STEPS or asleep[i] or state[i] == CpuState.OFFLINE
+                for i in others
             )
             if seconds >= LOST_WAKEUP_SECONDS and known:
                 raise StuckError("lost wakeup", self._lost_wakeup(cpu, graph))

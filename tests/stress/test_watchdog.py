@@ -116,6 +116,15 @@ def test_a_sleeper_for_a_free_lock_has_lost_its_wakeup(segment, watchdog, run):
     )
 
 
+def test_who_is_woken_and_waits_for_a_core_may_still_take_the_lock(segment, watchdog):
+    sleep_for_mmap_lock(segment, watchdog, RWSEM_FLAG_WAITERS)
+    segment.stress_cpus["sleep_on"][2] = segment.cpu(2) + CPU.waiter + RWSEM_WAITER.task
+    segment.cpus["state"][2] = CpuState.IDLE
+    watchdog.looks(4, run=(0,))
+    watchdog.sleeping = {1, 2}
+    seen(watchdog, 4, "lost wakeup", run=(0,))
+
+
 def test_a_sleeper_for_a_monitor_has_lost_nothing(segment, watchdog):
     sleep_for_mmap_lock(segment, watchdog, 0)
     wait_for(segment, 1, LockClass.MONITOR, segment.address["uffds"], number=2)
