@@ -6,11 +6,26 @@ import signal
 import pytest
 
 from spfemu import results
+from spfemu.engines import jit
+
+UNOPTIMISED = {"fidelity", "mm", "protocols", "replay", "workloads"}
+"""Folders whose tests compile hundreds of kernels and run each for a moment.  A kernel does the
+same without LLVM's passes, which take longer than all else there.  The optimised code, that which
+users get, is compared with the other engines in tests/engines, and is what all hunts, commands and
+measurements run."""
+NATIVE_LEVELS = jit.NATIVE_LEVELS
 
 
 def pytest_configure():
     """Let Ctrl-C mean what it means to a user: what runs in a shell's background ignores it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Choose how kernels are compiled, before a fixture of this test compiles one."""
+    quick = item.path.parent.name in UNOPTIMISED
+    jit.NATIVE_LEVELS = jit.STEPPED_LEVELS if quick else NATIVE_LEVELS
 
 
 def estimate(median, spread=0.05):

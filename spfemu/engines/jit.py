@@ -25,6 +25,11 @@ from spfemu.engines.steps import Site
 KEEP_OBJECTS = 500
 """Objects kept in the cache; the least recently used go first."""
 
+NATIVE_LEVELS = (2, 3)
+"""Levels of LLVM's code generator and of its passes for code that has to be fast."""
+STEPPED_LEVELS = (0, 0)
+"""The same for code that stops at every access: making it takes a fifth of the time."""
+
 SHIM_SYMBOLS = (
     "spf_futex_wait",
     "spf_futex_wake",
@@ -72,9 +77,7 @@ class Compiled:
     def __init__(self, program: Program, *, stepped: bool) -> None:
         started = time.perf_counter()
         self.program = program
-        # stepped code stops at every access, so nothing is gained by making it fast; making it
-        # takes a fifth of the time
-        opt, level = (0, 0) if stepped else (2, 3)
+        opt, level = STEPPED_LEVELS if stepped else NATIVE_LEVELS
         machine = _machine(opt)
         compiler = Compiler(program, stepped=stepped, triple=machine.triple)
         assembly = compiler.emit()
