@@ -43,7 +43,9 @@ from spfemu.segment import Segment
 from spfemu.workloads.parameters import Param
 
 HANG_SECONDS = 10.0
-"""A worker whose counters stand still for that long hangs."""
+"""A worker whose counters stand still for that long hangs, if cores were to be had."""
+CROWDED_SECONDS = 50.0
+"""Time without a core that excuses workers at most."""
 WATCH_PERIOD = 0.25
 TERM_SECONDS = 0.3
 """Time that a worker has between SIGTERM and SIGKILL."""
@@ -103,6 +105,8 @@ class Workers:
         self._prepare(cycles_per_second)
         self._activity = self._counters()
         self._moved = [time.monotonic()] * plan.nr_cpus
+        self._waits: dict[int, list[int] | None] = {}
+        """What `waited` was when a CPU was first seen to stand still."""
 
     def __enter__(self) -> Self:
         """Start the processes and wait until all are set up and stand at the gate."""
@@ -311,11 +315,27 @@ class Workers:
         for i in cpus:
             if counters[i] != self._activity[i] or not int(self.segment.system["gate"]):
                 self._activity[i], self._moved[i] = counters[i], now
-            elif now - self._moved[i] > self.hang_seconds:
-                raise WorkerHangsError(
-                    f"{self._name(i)} hangs: it has done nothing for "
-                    f"{now - self._moved[i]:.1f} s{self._held(i)}"
-                )
+                self._waits.pop(i, None)
+                continue
+            if i not in self._waits:
+                self._waits[i] = self.waited()
+            still = now - self._moved[i]
+            if still > self.hang_seconds:
+                # of a holder, too: who waits for it stands still as long
+                crowded = self._crowded_seconds(self._waits[i])
+                if still - min(crowded, CROWDED_SECONDS) > self.hang_seconds:
+                    without = f" ({crowded:.1f} s without a core)" if crowded >= 1 else ""
+                    raise WorkerHangsError(
+                        f"{self._name(i)} hangs: it has done nothing for {still:.1f} s"
+                        f"{without}{self._held(i)}"
+                    )
+
+    def _crowded_seconds(self, before: list[int] | None) -> float:
+        """Return how long one of the threads has been ready and not run since `before`."""
+        after = self.waited()
+        if before is None or after is None:
+            return 0.0
+        return max(b - a for a, b in zip(before, after, strict=True)) / 1e9
 
     def _raise_if_failed(self) -> None:
         """Raise if a workload gave up with an error."""

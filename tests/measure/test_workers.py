@@ -15,6 +15,7 @@ import pytest
 
 from spfemu.errors import WorkerDiedError, WorkerKilledError
 from spfemu.measure import run
+from spfemu.measure import workers as measure_workers
 from spfemu.measure.plan import Plan
 from spfemu.measure.probe import cycles_per_second
 from spfemu.measure.run import Segments, prepare, take_sample
@@ -153,6 +154,20 @@ def test_hung_worker_is_ended(quick, workers, override):
     with workers(plan, hang_seconds=0.5) as started:
         started.open_gate()
         with pytest.raises(WorkerDiedError, match=r"worker 0 .* hangs: it has done nothing"):
+            started.watch(60)
+
+
+def test_who_gets_no_core_does_not_hang(quick, workers, override, monkeypatch):
+    """Unless that has lasted for so long that nobody would wait for it."""
+    plan = quick(target="host", overrides=override(SPIN))
+    monkeypatch.setattr(measure_workers, "CROWDED_SECONDS", 3.0)
+    with workers(plan, hang_seconds=0.3) as started:
+        asked = []
+        started.waited = lambda: asked.append(1) or [len(asked) * 10**9]
+        started.open_gate()
+        while len(asked) < 3:
+            started.watch(0.01)
+        with pytest.raises(WorkerDiedError, match=r"for [\d.]+ s \(\d+\.0 s without a core\)"):
             started.watch(60)
 
 
