@@ -40,6 +40,9 @@ MOST_OPERATIONS = {Role.WORKER: 16, Role.WRITER: 6}
 OTHER_TURNS = 6
 PREFIX_MAX = 60
 """Operations of each CPU before those that are stepped."""
+PARK_STEPS = 700
+"""Steps of a CPU at most on its way to the site where it is parked: one that does not pass there
+would do all its operations, and meet nobody."""
 STEPS_MAX = 400_000
 TURNS_MAX = 4000
 CYCLES_PER_SECOND = 1e9
@@ -198,15 +201,17 @@ class Stepper:
     def _draw_turns(self, fibers: Sequence[Fiber], chance: random.Random) -> Iterator[Turn]:
         """Let CPUs go on in turns.
 
-        One runs up to a site where races are decided and stays there while others go on for some
-        turns, each until it waits or has done a few hundred steps.
+        One runs up to a site where races are decided, or some way if it does not pass there, and
+        stays there while others go on for some turns, each until it waits or has done a few hundred
+        steps.
         """
         while True:
             ready = [i for i, fiber in enumerate(fibers) if fiber.ready]
             if not ready:
                 return
             parked = chance.choice(ready)
-            yield parked, self._run(fibers[parked], -1, chance.choice(self.focus))
+            most = chance.randint(1, PARK_STEPS)
+            yield parked, self._run(fibers[parked], -1, chance.choice(self.focus), most)
             others = [i for i in ready if i != parked]
             for _ in range(chance.randint(1, OTHER_TURNS) if others else 0):
                 index = chance.choice(others)
