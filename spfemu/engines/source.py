@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import hashlib
 import sys
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -68,7 +69,8 @@ class Program:
     functions: dict[str, KernelFunction]
     config: dict[str, int]
     overridden: tuple[str, ...] = ()
-    files: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Override files, and the SHA-256 of what each held when it was read."""
     primitives: Mapping[str, Callable[..., Any]] = field(default_factory=lambda: PRIMITIVES)
 
 
@@ -176,11 +178,13 @@ def link(
     functions: dict[str, KernelFunction] = {}
     for layer in layers:
         functions.update(layer)
-    files = tuple(overrides)
+    files: dict[str, str] = {}
     added: list[KernelFunction] = []
     replaced: list[str] = []
-    for path in files:
-        for name, new in load_override(path).items():
+    for path in overrides:
+        loaded = load_override(path)
+        files[path] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        for name, new in loaded.items():
             if new.around:
                 _stand_around(functions, new, replaced)
                 replaced.append(name)

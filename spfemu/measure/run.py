@@ -10,7 +10,6 @@ at rest do counters that add up add up.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -424,7 +423,7 @@ def make_result(series: Series, *, overhead_from_host: bool = False) -> results.
         overlap=parameters.overlap,
         fault_overhead_ns=plan.fault_overhead_ns if emulated else 0.0,
         fault_overhead_from_host=overhead_from_host and emulated,
-        overrides=_overrides(series.prepared.program),
+        overrides=overrides_of(series.prepared.program),
         transparent_hugepages=plan.huge_pages and not emulated,
         cpus=placement,
         oversubscribed=len(set(placement)) < len(placement),
@@ -507,11 +506,10 @@ def _finite(value: float | None) -> float | None:
     return None if value is None or math.isinf(value) else value
 
 
-def _overrides(program: Program) -> list[results.Override]:
-    """Name each override file with its hash and what it defines."""
+def overrides_of(program: Program) -> list[results.Override]:
+    """Name each override file with the hash of what was loaded and what it defines."""
     found = []
-    for file in program.files:
+    for file, digest in program.files.items():
         names = [n for n, f in program.functions.items() if f.file == file]
-        digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
         found.append(results.Override(file=file, sha256=digest, functions=names))
     return found

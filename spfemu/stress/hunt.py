@@ -20,7 +20,7 @@ from spfemu.errors import UsageError, WorkerDiedError, WorkerKilledError
 from spfemu.events import ABORT_REASONS, VMA_LOCK_ABORT_REASONS, Event
 from spfemu.measure.plan import Plan, in_range, quiet
 from spfemu.measure.probe import cycles_per_second
-from spfemu.measure.run import Prepared, Segments, keep_finished, prepare
+from spfemu.measure.run import Prepared, Segments, keep_finished, overrides_of, prepare
 from spfemu.measure.workers import WATCH_PERIOD, Workers
 from spfemu.segment import Segment
 from spfemu.stress.delays import focus_sites, set_delays
@@ -117,6 +117,7 @@ class HuntResult:
     events: Counter[str] = field(default_factory=Counter)
     violation: Violation | None = None
     round_seed: int | None = None
+    overrides: list[results.Override] = field(default_factory=list)
     partial: results.Partial | None = None
 
     def races(self) -> Counter[str]:
@@ -145,6 +146,7 @@ def hunt(plan: HuntPlan, show: Show = quiet) -> HuntResult:
     """
     result = HuntResult(plan.protocol, plan.seed)
     prepared = prepare(plan.plan(plan.seed), show)
+    result.overrides = overrides_of(prepared.program)
     segments = Segments()
     started = time.monotonic()
     finished: list[int] = []

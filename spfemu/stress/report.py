@@ -120,7 +120,7 @@ def encode_found(plan: HuntPlan, result: HuntResult) -> bytes:
             plan.writers,
             verdict.round_seed,
             plan.delays,
-            [Override(file=f, sha256=_sha256(f), functions=[]) for f in plan.overrides],
+            result.overrides,
             verdict,
         )
     )

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: MIT
 """What cannot be linked is refused with file, line and reason."""
 
+import hashlib
+from pathlib import Path
+
 import pytest
 import toys
 
@@ -30,7 +33,8 @@ def test_an_override_replaces_a_function_for_its_callers(tmp_path, segment):
     program = link(BASE, {}, [path])
 
     assert program.overridden == ("mutex_lock",)
-    assert program.files == (path,)
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    assert program.files == {path: digest}
     PlainEngine(program).call("add_locked", segment.scratch(0), segment.scratch(1))
     assert segment.word(segment.scratch(0)) == 0
     assert PlainEngine(program).call("mutex_lock", segment.scratch(0)) == 0

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 from collections import Counter
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 
 from spfemu import results
 from spfemu.cli.app import cli
+from spfemu.engines.source import Program
 from spfemu.errors import ExitCode, UsageError, WorkerKilledError
 from spfemu.measure.workers import Workers
 from spfemu.stress import hunt as hunts
@@ -26,6 +28,11 @@ from spfemu.stress.verdict import Violation
 HUNTED = ("spf", "vma-refcount")
 """A few seconds of what .ci/run does for a minute in every protocol."""
 KERNEL = "from spfemu.kernel import kernel, slowpath\nfrom spfemu.primitives import *\n"
+
+
+def prepare_nothing(_plan, _show):
+    """What there is to run where no round is run: as if loaded from a file changed since."""
+    return SimpleNamespace(program=Program({}, {}, files={"mine.py": "as loaded"}))
 
 
 @pytest.fixture
@@ -136,7 +143,7 @@ def test_a_replay_does_the_operations_of_one_round_again_and_again(monkeypatch):
         seeds.append(seed)
         return Violation(Promise.DATA, "check", "It is wrong.") if len(seeds) == 3 else None
 
-    monkeypatch.setattr(hunts, "prepare", lambda _plan, _show: None)
+    monkeypatch.setattr(hunts, "prepare", prepare_nothing)
     monkeypatch.setattr(hunts, "run_round", run_round)
 
     assert hunt(HuntPlan(seed=5, seconds=60.0, repeat=True)).round_seed == 5
@@ -292,7 +299,7 @@ def test_finished_rounds_are_kept_when_something_ends_a_hunt(
     monkeypatch, tmp_path, error, status, line
 ):
     path = tmp_path / "result.json"
-    monkeypatch.setattr(hunts, "prepare", lambda _plan, _show: None)
+    monkeypatch.setattr(hunts, "prepare", prepare_nothing)
     monkeypatch.setattr(hunts, "run_round", ends_in(2, error))
 
     answer = CliRunner().invoke(cli, ["stress", "--seconds", "60", "--json", str(path)])
@@ -316,6 +323,7 @@ def test_finished_protocols_are_kept_when_something_ends_the_next(monkeypatch, t
         if done and where == "compiling":
             raise KeyboardInterrupt
         done.append(None)
+        return prepare_nothing(_plan, _show)
 
     def run_round(_plan, _prepared, _segments, _seed, result, _left):
         if len(done) > 1:
@@ -347,7 +355,7 @@ def test_a_promise_that_broke_outweighs_what_interrupts_the_stepping(monkeypatch
     def interrupted(*_arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(hunts, "prepare", lambda _plan, _show: None)
+    monkeypatch.setattr(hunts, "prepare", prepare_nothing)
     monkeypatch.setattr(hunts, "run_round", run_round)
     monkeypatch.setattr(stepping, "reproduce_apart", interrupted)
     found, path = tmp_path / "report.json", tmp_path / "result.json"
@@ -355,7 +363,8 @@ def test_a_promise_that_broke_outweighs_what_interrupts_the_stepping(monkeypatch
     answer = CliRunner().invoke(cli, ["stress", "--report", str(found), "--json", str(path)])
 
     assert answer.exit_code == ExitCode.VIOLATION
-    assert found.exists()
+    [named] = json.loads(found.read_text())["overrides"]
+    assert named["sha256"] == "as loaded"
     document = msgspec.json.decode(path.read_bytes(), type=report.Results)
     assert document.results[0].violation.promise == "DATA"
     assert document.partial.status == ExitCode.INTERRUPTED
