@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from llvmlite import ir
 
+from spfemu.engines.flow import names_in
 from spfemu.engines.source import KernelFunction, constant
 from spfemu.engines.steps import CMPXCHG, FENCES, HOOK_OF, LOADS, RMW, STEP_KINDS, STORES, Step
 from spfemu.engines.style import called
@@ -70,8 +71,7 @@ class FunctionEmitter:
 
     def emit(self) -> None:
         """Fill the function that the compiler has declared."""
-        names = [n.id for n in ast.walk(self.function.tree) if isinstance(n, ast.Name)
-                 and isinstance(n.ctx, ast.Store)]  # fmt: skip
+        names = [name.id for name in names_in(self.function.tree, ast.Store)]
         for name in dict.fromkeys([*self.function.parameters, *names]):
             self.variables[name] = self.allocas.alloca(I64, name=name)
             self.allocas.store(ZERO, self.variables[name])

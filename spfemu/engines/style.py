@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from spfemu.engines.flow import UnassignedError, falls_through
+from spfemu.engines.flow import UnassignedError, below, falls_through
 from spfemu.errors import nearest
 from spfemu.primitives import PRIMITIVES
 
@@ -43,9 +43,10 @@ def check(functions: Mapping[str, KernelFunction]) -> None:
 
     Raises KernelSourceError.
     """
-    names = {f.name: _check(f, functions) for f in functions.values() if not _recall(f, functions)}
-    for name in names:
-        _check_results_used(functions[name], functions)
+    bodies = {f.name: _body_nodes(f.tree) for f in functions.values() if not _recall(f, functions)}
+    names = {name: _check(functions[name], body, functions) for name, body in bodies.items()}
+    for name, body in bodies.items():
+        _check_results_used(functions[name], body, functions)
     for name, called_names in names.items():
         function = functions[name]
         callees = {n: _tree(n, functions) for n in called_names}
@@ -127,16 +128,18 @@ def check_parameters(function: KernelFunction) -> None:
         raise function.error(function.tree, f"'{function.name}' may take plain parameters only")
 
 
-def _check(function: KernelFunction, functions: Mapping[str, KernelFunction]) -> set[str]:
+def _check(
+    function: KernelFunction, body: Iterable[ast.AST], functions: Mapping[str, KernelFunction]
+) -> set[str]:
     """Check one function; fill in its calls and results.  Returns all names that it calls."""
     tree = function.tree
     check_parameters(function)
     calls: list[str] = []
     results: set[int] = set()
     bound = set(function.parameters) | {
-        n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+        n.id for n in body if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
     }
-    for node in _body_nodes(tree):
+    for node in body:
         if isinstance(node, ast.stmt) and not isinstance(node, _STATEMENTS):
             raise function.error(
                 node, f"'{type(node).__name__.lower()}' is outside the restricted style"
@@ -179,10 +182,12 @@ def _check(function: KernelFunction, functions: Mapping[str, KernelFunction]) ->
     return set(calls)
 
 
-def _check_results_used(function: KernelFunction, functions: Mapping[str, KernelFunction]) -> None:
+def _check_results_used(
+    function: KernelFunction, body: Iterable[ast.AST], functions: Mapping[str, KernelFunction]
+) -> None:
     """Refuse the value of a call that has none: Python would take None, machine code 0."""
-    statements = {id(node.value) for node in ast.walk(function.tree) if isinstance(node, ast.Expr)}
-    for node in _body_nodes(function.tree):
+    statements = {id(node.value) for node in body if isinstance(node, ast.Expr)}
+    for node in body:
         if not isinstance(node, ast.Call) or id(node) in statements:
             continue
         name = called(node)
@@ -194,24 +199,22 @@ def _check_results_used(function: KernelFunction, functions: Mapping[str, Kernel
             raise function.error(node, f"'{name}' returns nothing that could be used")
 
 
-def _body_nodes(tree: ast.FunctionDef) -> Iterable[ast.AST]:
-    """Walk the body without annotations, docstring and the callee's own name nodes."""
+def _body_nodes(tree: ast.FunctionDef) -> list[ast.AST]:
+    """Return the nodes of the body without annotations, docstring and the callee's own names."""
+    nodes: list[ast.AST] = []
     stack: list[ast.AST] = list(tree.body)
     while stack:
         node = stack.pop()
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             if isinstance(node.value.value, str):
                 continue
-        yield node
-        for name, value in ast.iter_fields(node):
-            if isinstance(node, ast.AnnAssign) and name == "annotation":
-                continue
-            if isinstance(node, ast.Call) and name == "func":
-                continue
-            if isinstance(value, ast.AST):
-                stack.append(value)
-            elif isinstance(value, list):
-                stack.extend(v for v in value if isinstance(v, ast.AST))
+        nodes.append(node)
+        stack += below(node, _WITHOUT.get(type(node), ""))
+    return nodes
+
+
+_WITHOUT = {ast.AnnAssign: "annotation", ast.Call: "func"}
+"""Fields whose nodes are not looked at."""
 
 
 def result_counts(tree: ast.FunctionDef) -> set[int]:
