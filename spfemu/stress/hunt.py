@@ -11,16 +11,15 @@ import contextlib
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from spfemu import results
 from spfemu.checks import check_segment
 from spfemu.errors import UsageError, WorkerDiedError, WorkerKilledError
 from spfemu.events import ABORT_REASONS, VMA_LOCK_ABORT_REASONS, Event
-from spfemu.measure.plan import Plan, in_range, quiet
+from spfemu.measure.plan import Plan, Progress, in_range, quiet
 from spfemu.measure.probe import cycles_per_second
-from spfemu.measure.run import Prepared, Segments, keep_finished, overrides_of, prepare
+from spfemu.measure.run import Prepared, Segments, keep_finished, overrides_of, part_of, prepare
 from spfemu.measure.workers import WATCH_PERIOD, Workers
 from spfemu.segment import Segment
 from spfemu.stress.delays import focus_sites, set_delays
@@ -48,8 +47,6 @@ RACES = tuple(
     if reason.name.rpartition("ABORT_")[2] in _LOST
 )
 """Reasons for which faults give up that only others can bring about."""
-
-Show = Callable[[str, float | None], None]
 
 
 @dataclass(frozen=True)
@@ -137,7 +134,7 @@ class HuntResult:
         return None
 
 
-def hunt(plan: HuntPlan, show: Show = quiet) -> HuntResult:
+def hunt(plan: HuntPlan, progress: Progress = quiet) -> HuntResult:
     """Hunt until the time is over or a promise is broken.
 
     Ctrl-C or an error, such as a worker that a signal from elsewhere ends, keeps the rounds that
@@ -145,7 +142,7 @@ def hunt(plan: HuntPlan, show: Show = quiet) -> HuntResult:
     KernelSourceError for an override that cannot be used.
     """
     result = HuntResult(plan.protocol, plan.seed)
-    prepared = prepare(plan.plan(plan.seed), show)
+    prepared = prepare(plan.plan(plan.seed), progress)
     result.overrides = overrides_of(prepared.program)
     segments = Segments()
     started = time.monotonic()
@@ -154,8 +151,10 @@ def hunt(plan: HuntPlan, show: Show = quiet) -> HuntResult:
         while result.violation is None and time.monotonic() - started < plan.seconds:
             seed = plan.seed + (0 if plan.repeat else result.rounds)
             left = plan.seconds - (time.monotonic() - started)
-            show(_progress(result, left), 1 - left / plan.seconds)
-            result.violation = run_round(plan, prepared, segments, seed, result, left)
+            label, done = _progress(result, left), 1 - left / plan.seconds
+            progress(label, done)
+            starting = part_of(progress, label, done)
+            result.violation = run_round(plan, prepared, segments, seed, result, left, starting)
             result.round_seed = seed if result.violation else None
             result.rounds += 1
             finished.append(seed)
@@ -171,8 +170,12 @@ def run_round(
     seed: int,
     result: HuntResult,
     left: float = ROUND_SECONDS,
+    progress: Progress = quiet,
 ) -> Violation | None:
-    """Run one round, add what it did to `result`; returns the first promise that it broke."""
+    """Run one round, add what it did to `result`; returns the first promise that it broke.
+
+    `progress` is told of a start of many workers.
+    """
     prepared = replace(prepared, plan=plan.plan(seed))
     segment = segments.get(prepared.plan)
     violation = None
@@ -183,7 +186,9 @@ def run_round(
     set_quarantine(segment, seed)
     watchdog = Watchdog(segment, prepared.plan, plan.hang_seconds)
     try:
-        with Workers(prepared.plan, prepared.engine, segment, cycles, plan.hang_seconds) as workers:
+        with Workers(
+            prepared.plan, prepared.engine, segment, cycles, plan.hang_seconds, progress
+        ) as workers:
             workers.watchdog = watchdog
             workers.open_gate()
             workers.watch(min(left, ROUND_SECONDS))

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -29,7 +29,7 @@ import msgspec
 from spfemu.cli.progress import progress
 from spfemu.errors import ExitCode
 from spfemu.measure import run
-from spfemu.measure.plan import LEAST_SWAP, Plan, quiet
+from spfemu.measure.plan import LEAST_SWAP, Plan, Progress, quiet
 from spfemu.measure.run import Prepared
 from spfemu.results import Partial, decode
 from spfemu.stress import report as stress_report
@@ -63,8 +63,6 @@ NO_PYTHON = "Fatal Python error: init_"
 PHASES = (STARTING, SET_UP, KERNEL, ENDING, GONE)
 PROBES = "spfemu probe"
 """Processes that look at the machine, not at the kernel."""
-
-Show = Callable[[str, float | None], None]
 
 
 @dataclass(frozen=True)
@@ -188,7 +186,7 @@ def _seeded(choice: random.Random) -> list[str]:
 _programs: dict[tuple[object, ...], Prepared] = {}
 
 
-def _prepare(plan: Plan, progress: Show = quiet) -> Prepared:
+def _prepare(plan: Plan, progress: Progress = quiet) -> Prepared:
     """Do what `run.prepare` does, once for a program: it takes longer than all else of a trial."""
     key = (plan.workload, plan.protocol, plan.oracles, *sorted(plan.config.items()))
     if key not in _programs:
@@ -356,7 +354,7 @@ def _leftovers(session: Session) -> list[str]:
     return left
 
 
-def torture(count: int, seed: int, show: Show = quiet) -> Iterator[Verdict]:
+def torture(count: int, seed: int, show: Progress = quiet) -> Iterator[Verdict]:
     """Run `count` trials, whose seeds follow each other."""
     bad = 0
     for i in range(count):

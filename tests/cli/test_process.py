@@ -130,14 +130,16 @@ def test_sigterm_keeps_the_finished_rounds_of_a_hunt(tmp_path):
 
 HUNT_ENDS_AFTER_TWO = """
 import os, signal
+from types import SimpleNamespace
 from spfemu.cli import main
+from spfemu.engines.source import Program
 from spfemu.stress import hunt
 
-def run_round(plan, prepared, segments, seed, result, left):
+def run_round(plan, prepared, segments, seed, result, left, progress):
     if result.rounds == 2:
         os.kill(os.getpid(), signal.SIGTERM)
 
-hunt.prepare = lambda plan, show: None
+hunt.prepare = lambda plan, progress: SimpleNamespace(program=Program({}, {}))
 hunt.run_round = run_round
 main()
 """

@@ -139,7 +139,7 @@ def test_a_report_repeats_the_round_and_loads_no_override_by_itself(override, tm
 def test_a_replay_does_the_operations_of_one_round_again_and_again(monkeypatch):
     seeds = []
 
-    def run_round(_plan, _prepared, _segments, seed, _result, _left):
+    def run_round(_plan, _prepared, _segments, seed, _result, _left, _progress):
         seeds.append(seed)
         return Violation(Promise.DATA, "check", "It is wrong.") if len(seeds) == 3 else None
 
@@ -148,6 +148,20 @@ def test_a_replay_does_the_operations_of_one_round_again_and_again(monkeypatch):
 
     assert hunt(HuntPlan(seed=5, seconds=60.0, repeat=True)).round_seed == 5
     assert seeds == [5, 5, 5]
+
+
+def test_a_long_start_of_a_round_is_told(monkeypatch):
+    told = []
+
+    def run_round(_plan, _prepared, _segments, _seed, _result, _left, progress):
+        progress("forking worker 16 of 65", None)
+        return Violation(Promise.DATA, "check", "It is wrong.")
+
+    monkeypatch.setattr(hunts, "prepare", prepare_nothing)
+    monkeypatch.setattr(hunts, "run_round", run_round)
+    hunt(HuntPlan(seconds=60.0), lambda message, _done: told.append(message))
+
+    assert told[-1] == "spf: 0 operations, 60 s left, forking worker 16 of 65"
 
 
 def written_report(path, **changed):
@@ -279,7 +293,7 @@ def ends_in(number, error):
     """Return a stand-in for a round that does 5 operations, and ends with `error` in one."""
     rounds = []
 
-    def run_round(_plan, _prepared, _segments, _seed, result, _left):
+    def run_round(_plan, _prepared, _segments, _seed, result, _left, _progress):
         rounds.append(None)
         if len(rounds) > number:
             raise error
@@ -325,7 +339,7 @@ def test_finished_protocols_are_kept_when_something_ends_the_next(monkeypatch, t
         done.append(None)
         return prepare_nothing(_plan, _show)
 
-    def run_round(_plan, _prepared, _segments, _seed, result, _left):
+    def run_round(_plan, _prepared, _segments, _seed, result, _left, _progress):
         if len(done) > 1:
             raise WorkerKilledError(DIED)
         result.operations += 5
@@ -348,7 +362,7 @@ def test_finished_protocols_are_kept_when_something_ends_the_next(monkeypatch, t
 
 
 def test_a_promise_that_broke_outweighs_what_interrupts_the_stepping(monkeypatch, tmp_path):
-    def run_round(_plan, _prepared, _segments, _seed, result, _left):
+    def run_round(_plan, _prepared, _segments, _seed, result, _left, _progress):
         result.operations += 5
         return Violation(Promise.DATA, "check", "It is wrong.")
 
