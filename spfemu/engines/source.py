@@ -69,8 +69,8 @@ class Program:
     functions: dict[str, KernelFunction]
     config: dict[str, int]
     overridden: tuple[str, ...] = ()
-    files: Mapping[str, str] = field(default_factory=dict)
-    """Override files, and the SHA-256 of what each held when it was read."""
+    files: tuple[tuple[str, str], ...] = ()
+    """Override files, each with the SHA-256 of what it held when it was read."""
     primitives: Mapping[str, Callable[..., Any]] = field(default_factory=lambda: PRIMITIVES)
 
 
@@ -178,12 +178,12 @@ def link(
     functions: dict[str, KernelFunction] = {}
     for layer in layers:
         functions.update(layer)
-    files: dict[str, str] = {}
+    files: list[tuple[str, str]] = []
     added: list[KernelFunction] = []
     replaced: list[str] = []
     for path in overrides:
         loaded = load_override(path)
-        files[path] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        files.append((path, hashlib.sha256(Path(path).read_bytes()).hexdigest()))
         for name, new in loaded.items():
             if new.around:
                 _stand_around(functions, new, replaced)
@@ -212,7 +212,7 @@ def link(
                 new.tree, f"'{new.name}' replaces no kernel function and none calls it{close}"
             )
     ordered = _callees_first(functions)
-    return Program(ordered, dict(config), tuple(replaced), files)
+    return Program(ordered, dict(config), tuple(replaced), tuple(files))
 
 
 def _stand_around(

@@ -509,7 +509,7 @@ def _finite(value: float | None) -> float | None:
 def overrides_of(program: Program) -> list[results.Override]:
     """Name each override file with the hash of what was loaded and what it defines."""
     found = []
-    for file, digest in program.files.items():
+    for file, digest in program.files:
         names = [n for n, f in program.functions.items() if f.file == file]
         found.append(results.Override(file=file, sha256=digest, functions=names))
     return found

@@ -280,6 +280,7 @@ class Workers:
         self._check_stopped(left)
         if self._stopped:  # others may wait for it
             self._moved = [time.monotonic()] * self.plan.nr_cpus
+            self._waits.clear()
         else:
             if self.watchdog is not None and left and int(self.segment.system["gate"]):
                 self.watchdog(self)

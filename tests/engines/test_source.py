@@ -34,7 +34,7 @@ def test_an_override_replaces_a_function_for_its_callers(tmp_path, segment):
 
     assert program.overridden == ("mutex_lock",)
     digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    assert program.files == {path: digest}
+    assert program.files == ((path, digest),)
     PlainEngine(program).call("add_locked", segment.scratch(0), segment.scratch(1))
     assert segment.word(segment.scratch(0)) == 0
     assert PlainEngine(program).call("mutex_lock", segment.scratch(0)) == 0
